@@ -1,0 +1,1 @@
+"""Latency tables for neural networks on a CPU: measure, prove, predict."""

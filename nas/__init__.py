@@ -1,0 +1,1 @@
+"""Hardware-cost-aware search of a segmentation and a quality-control network."""
