@@ -1,0 +1,40 @@
+"""The one seeded sampler of architectures; validation, the edge costs and `nas sample` all draw from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latencykit.errors import UsageError
+from latencykit.macro import Macro
+from latencykit.primitives import ZERO
+from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
+
+
+def sample_architectures(macro: Macro, count: int, seed: int) -> list[Architecture]:
+    """Draw architectures uniformly from the space: each edge's candidates alike, nodes without an input drawn again.
+
+    The n-th architecture depends on (macro, seed, n) alone, so a longer sample begins with the shorter one.
+
+    Raises:
+        UsageError: a count below 1 or a negative seed.
+    """
+    if count < 1 or seed < 0:
+        raise UsageError(f"sample: count {count} and seed {seed}; expected a count of at least 1 and a seed of at least 0.")
+    return [_sample(macro, np.random.default_rng((seed, index))) for index in range(count)]
+
+
+def _sample(macro: Macro, rng: np.random.Generator) -> Architecture:
+    return Architecture(macro, {cell_type: _sample_cell(cell_type, macro.cell_nodes, rng) for cell_type in CELL_TYPES})
+
+
+def _sample_cell(cell_type: CellType, nodes: int, rng: np.random.Generator) -> tuple[str, ...]:
+    edges = cell_edges(cell_type, nodes)
+    chosen: list[str] = []
+    for node in range(nodes):
+        arriving = [edge for edge in edges if edge.node == node]
+        while True:
+            drawn = [edge.candidates[rng.integers(len(edge.candidates))] for edge in arriving]
+            if any(primitive != ZERO for primitive in drawn):
+                break
+        chosen += drawn
+    return tuple(chosen)
