@@ -1,1 +1,101 @@
-"""Latency tables for neural networks on a CPU: measure, prove, predict."""
+"""Latency tables for neural networks on a CPU: measure, prove, predict.
+
+The public names are loaded when first used, so that a measuring process imports nothing that it does not need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latencykit.architecture import network_graph, read_architecture, write_architecture
+    from latencykit.baselines import Baseline, baseline_graph
+    from latencykit.bench import measure
+    from latencykit.cost import SearchCosts, cost, predict_isolated, predict_kernels
+    from latencykit.doctor import doctor
+    from latencykit.graph import Graph, Node
+    from latencykit.host import CpuFacts, read_cpu
+    from latencykit.kernels import Kernel, kernels_of
+    from latencykit.lowering import graph_to_onnx, onnx_to_graph
+    from latencykit.macro import Macro
+    from latencykit.measurement import Measurement, Protocol
+    from latencykit.runtime import Session, Setting
+    from latencykit.sample import sample_architectures
+    from latencykit.space import Architecture, instantiate, template
+    from latencykit.table import Table, load_table
+    from latencykit.validate import Validation, validate
+
+_HOMES = {
+    "Architecture": "space",
+    "Baseline": "baselines",
+    "CpuFacts": "host",
+    "Graph": "graph",
+    "Kernel": "kernels",
+    "Macro": "macro",
+    "Measurement": "measurement",
+    "Node": "graph",
+    "Protocol": "measurement",
+    "SearchCosts": "cost",
+    "Session": "runtime",
+    "Setting": "runtime",
+    "Table": "table",
+    "Validation": "validate",
+    "baseline_graph": "baselines",
+    "cost": "cost",
+    "doctor": "doctor",
+    "graph_to_onnx": "lowering",
+    "instantiate": "space",
+    "kernels_of": "kernels",
+    "load_table": "table",
+    "measure": "bench",
+    "network_graph": "architecture",
+    "onnx_to_graph": "lowering",
+    "predict_isolated": "cost",
+    "predict_kernels": "cost",
+    "read_architecture": "architecture",
+    "read_cpu": "host",
+    "sample_architectures": "sample",
+    "template": "space",
+    "validate": "validate",
+    "write_architecture": "architecture",
+}
+
+__all__ = [
+    "Architecture",
+    "Baseline",
+    "CpuFacts",
+    "Graph",
+    "Kernel",
+    "Macro",
+    "Measurement",
+    "Node",
+    "Protocol",
+    "SearchCosts",
+    "Session",
+    "Setting",
+    "Table",
+    "Validation",
+    "baseline_graph",
+    "cost",
+    "doctor",
+    "graph_to_onnx",
+    "instantiate",
+    "kernels_of",
+    "load_table",
+    "measure",
+    "network_graph",
+    "onnx_to_graph",
+    "predict_isolated",
+    "predict_kernels",
+    "read_architecture",
+    "read_cpu",
+    "sample_architectures",
+    "template",
+    "validate",
+    "write_architecture",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'latencykit' has no attribute {name!r}")
+    return getattr(import_module(f"latencykit.{_HOMES[name]}"), name)

@@ -10,6 +10,7 @@ Each check reads one `Snapshot` and gives a reason or None. What cannot be read 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -284,7 +285,9 @@ def check_affinity(snapshot: Snapshot) -> Reason | None:
     """Find a mask that keeps this process off some processors."""
     allowed, online = len(snapshot.cpu.allowed_cpus), snapshot.cpu.logical_cpus
     if not allowed or online is None:
-        return _unreadable("unreadable-affinity", "the processors that this process may use", "none on this system")
+        return _unreadable(
+            "unreadable-affinity", "the processors that this process may use", "record that no thread could be pinned"
+        )
     if allowed >= online:
         return None
     remedy = f"start without taskset or cpuset, or under `taskset -c 0-{online - 1}`"
@@ -386,7 +389,9 @@ def check_governor(snapshot: Snapshot) -> Reason | None:
     governor = snapshot.cpu.governor
     if governor is None:
         return _unreadable(
-            "unreadable-governor", "the governor `performance`", "none where the host sets the frequency"
+            "unreadable-governor",
+            "the governor `performance`",
+            "on a virtual machine its host decides: repeat over fresh processes",
         )
     if governor == "performance":
         return None
@@ -396,7 +401,11 @@ def check_governor(snapshot: Snapshot) -> Reason | None:
 def check_turbo(snapshot: Snapshot) -> Reason | None:
     """Find turbo: the frequency then depends on heat and on what other cores do."""
     if snapshot.cpu.turbo is None:
-        return _unreadable("unreadable-turbo", "whether turbo is off", "none where the host sets the frequency")
+        return _unreadable(
+            "unreadable-turbo",
+            "whether turbo is off",
+            "on a virtual machine its host decides: repeat over fresh processes",
+        )
     if not snapshot.cpu.turbo:
         return None
     remedy = (
@@ -529,6 +538,8 @@ def _load(root: Path) -> tuple[float | None, int | None]:
     try:
         average = float(words[0]) if words else None
     except ValueError:
+        average = None
+    if average is not None and not math.isfinite(average):
         average = None
     return average, _number(words[3].partition("/")[0]) if len(words) > 3 else None
 

@@ -73,7 +73,9 @@ class Graph:
                 raise InputError(f"graph: {node.name!r} has {len(node.inputs)} inputs; expected {expected}.")
             shapes[node.name] = node.operation.output_shape(tuple(shapes[name] for name in node.inputs))
             if min(shapes[node.name]) < 1:
-                raise InputError(f"graph: {node.name!r} has the empty shape {shapes[node.name]}; the image is too small.")
+                raise InputError(
+                    f"graph: {node.name!r} has the empty shape {shapes[node.name]}; the image is too small."
+                )
         return shapes
 
     def __getitem__(self, name: str) -> Node:
@@ -156,9 +158,7 @@ def graph_from_json(data: Any, where: str) -> Graph:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{where}: graph schema {GRAPH_SCHEMA} expected, found {found!r}.")
     parts = decode(_GraphFile, {key: value for key, value in data.items() if key != "schema"}, where)
-    nodes = tuple(
-        Node(n.name, operation_from_json(n.operation), n.inputs, n.role, n.fragment) for n in parts.nodes
-    )
+    nodes = tuple(Node(n.name, operation_from_json(n.operation), n.inputs, n.role, n.fragment) for n in parts.nodes)
     return Graph(parts.inputs, nodes, parts.outputs, parts.metadata)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from latencykit.errors import InputError
+from latencykit.schema import decode, read_json
+
+MAX_FILE_BYTES = 1_000_000
 
 Head = Literal["resize", "depth_to_space", "transposed_conv"]
 ActivationPlace = Literal["operation", "node"]
@@ -49,7 +53,9 @@ class Macro:
             if getattr(self, name) & (getattr(self, name) - 1):
                 raise InputError(f"macro.{name} is {getattr(self, name)}; expected a power of two.")
         if len(self.segmentation_widths) < 3:
-            raise InputError(f"macro.segmentation_widths has {len(self.segmentation_widths)} levels; expected 3 or more.")
+            raise InputError(
+                f"macro.segmentation_widths has {len(self.segmentation_widths)} levels; expected 3 or more."
+            )
         if len(self.quality_widths) < 2:
             raise InputError(f"macro.quality_widths has {len(self.quality_widths)} levels; expected 2 or more.")
         if min(*self.segmentation_widths, *self.quality_widths) < 1:
@@ -74,3 +80,17 @@ class Macro:
     def logit_stride(self) -> int:
         """Image pixels per logit."""
         return self.segmentation_stride * self.output_stride
+
+
+def read_macro(space: str) -> Macro:
+    """The macro configuration that a word or file names: `paper`, or a JSON object of the fields that differ from it.
+
+    Raises:
+        InputError: no such file, or one that does not describe a macro configuration.
+    """
+    if space == "paper":
+        return Macro()
+    path = Path(space)
+    if not path.is_file():
+        raise InputError(f"space {space!r} is neither 'paper' nor a JSON file of a macro configuration.")
+    return decode(Macro, read_json(path, MAX_FILE_BYTES), str(path))

@@ -19,7 +19,9 @@ def sample_architectures(macro: Macro, count: int, seed: int) -> list[Architectu
         UsageError: a count below 1 or a negative seed.
     """
     if count < 1 or seed < 0:
-        raise UsageError(f"sample: count {count} and seed {seed}; expected a count of at least 1 and a seed of at least 0.")
+        raise UsageError(
+            f"sample: count {count} and seed {seed}; expected a count of at least 1 and a seed of at least 0."
+        )
     return [_sample(macro, np.random.default_rng((seed, index))) for index in range(count)]
 
 

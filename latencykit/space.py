@@ -119,10 +119,14 @@ class Architecture:
             for index, (edge, primitive) in enumerate(zip(edges, chosen, strict=True)):
                 if primitive not in (*edge.candidates, ZERO):
                     known = ", ".join(edge.candidates)
-                    raise InputError(f"architecture: {cell_type} edge {index} is {primitive!r}; expected one of {known}.")
+                    raise InputError(
+                        f"architecture: {cell_type} edge {index} is {primitive!r}; expected one of {known}."
+                    )
             for node in range(self.macro.cell_nodes):
                 if all(p == ZERO for e, p in zip(edges, chosen, strict=True) if e.node == node):
-                    raise InputError(f"architecture: {cell_type} node {node} has no input; keep one edge that is not zero.")
+                    raise InputError(
+                        f"architecture: {cell_type} node {node} has no input; keep one edge that is not zero."
+                    )
 
 
 def template(macro: Macro) -> Graph:
@@ -134,7 +138,9 @@ def template(macro: Macro) -> Graph:
     levels.append(builder.add("segmentation/stem1", Conv(widths[1], 3, stride=2), levels[0], role="stem"))
     cells = _Cells(builder, macro)
     for level in range(2, len(widths)):
-        levels.append(cells.add("down", f"segmentation/down{level - 1}", (levels[-2], levels[-1]), widths[level], (2, 1)))
+        levels.append(
+            cells.add("down", f"segmentation/down{level - 1}", (levels[-2], levels[-1]), widths[level], (2, 1))
+        )
     below = levels[-1]
     for index, level in enumerate(range(len(widths) - 2, macro.output_level - 1, -1)):
         below = cells.add("up", f"segmentation/up{index + 1}", (levels[level], below), widths[level], (1, 1))
@@ -220,4 +226,3 @@ def _edge(builder: GraphBuilder, node: Node, choice: Choice, inputs: list[str], 
     if operations == (Identity(),):
         return inputs[0]
     return builder.chain(node.name, operations, inputs[0], node.role)
-

@@ -55,7 +55,9 @@ class Operation(ABC):
         return elements * BYTES_PER_ELEMENT
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default)
+        shown = ", ".join(
+            f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default
+        )
         return f"{type(self).__name__}({shown})"
 
 
@@ -126,7 +128,9 @@ class ConvTranspose(Operation):
         _positive(self, "out_channels", "kernel", "stride", "dilation", "groups")
         _divisible(self, "out_channels", self.out_channels, self.groups)
         if self.reach < self.stride:
-            raise InputError(f"ConvTranspose: a kernel reaching {self.reach} pixels leaves holes at stride {self.stride}.")
+            raise InputError(
+                f"ConvTranspose: a kernel reaching {self.reach} pixels leaves holes at stride {self.stride}."
+            )
 
     @property
     def reach(self) -> int:

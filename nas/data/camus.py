@@ -90,7 +90,7 @@ def _npz_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > _MAX_NPZ_BYTES:
-            raise InputError(f"{path}: {unpacked} bytes unpacked, more than {_MAX_NPZ_BYTES}: this is not the CAMUS npz")
+            raise InputError(f"{path}: {unpacked} bytes unpacked, over {_MAX_NPZ_BYTES}: this is not the CAMUS npz")
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in _NPZ_KEYS if key not in archive]
             if missing:
@@ -129,7 +129,9 @@ def load_camus_nifti(
     if not names:
         raise InputError(f"{folder}: no patient folders (patient0001, ...): give the folder that holds database_nifti/")
     official = _official_split(folder.parent / "database_split", names)
-    split_of = official or seeded_split(names, valid_fraction, seed, SHARED_IMAGE)
+    split_of = seeded_split(names, valid_fraction, seed, SHARED_IMAGE) if official is None else official
+    if not split_of:
+        raise InputError(f"{folder}: all patients are in the testing group: add training and validation patients")
     kept = limited(split_of, max_patients, seed)
     images, masks, spacings = [], [], []
     for name in kept:
@@ -176,8 +178,8 @@ def _slice(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float]]:
     return np.ascontiguousarray(np.rint(values).astype(np.uint8).T), (down_mm, across_mm)
 
 
-def _official_split(folder: Path, names: list[str]) -> dict[str, str]:
-    """Return the split of the patients outside the testing group; empty where there are no split files."""
+def _official_split(folder: Path, names: list[str]) -> dict[str, str] | None:
+    """Return the split of the patients outside of the testing group, or None where there are no split files."""
     listed: dict[str, str] = {}
     for file, split in _SPLIT_FILES.items():
         path = folder / file
@@ -189,9 +191,9 @@ def _official_split(folder: Path, names: list[str]) -> dict[str, str]:
             raise InputError(f"{path}: not a readable text file ({error}): fetch it again") from error
         for patient in patients:
             if listed.setdefault(patient, split) != split:
-                raise InputError(f"{path}: {patient!r} is also listed in {listed[patient]!r}: keep it in one split file")
+                raise InputError(f"{path}: {patient!r} is also listed in {listed[patient]!r}: keep one of the two")
     if not listed:
-        return {}
+        return None
     unlisted = [name for name in names if name not in listed]
     if unlisted:
         raise InputError(f"{folder}: no split file lists {unlisted[:3]}: add them, or remove the split files")

@@ -111,10 +111,12 @@ def _by_name(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 def _check_pairs(root: Path, images: set[str], masks: set[str]) -> None:
     alone = sorted(images - masks)
     if alone:
-        raise InputError(f"{root / 'images' / alone[0]}: has no mask in masks/ ({len(alone)} such): add it, or remove it")
+        raise InputError(f"{root / 'images' / alone[0]}: no mask in masks/ ({len(alone)} such): add it, or remove this")
     alone = sorted(masks - images)
     if alone:
-        raise InputError(f"{root / 'masks' / alone[0]}: has no image in images/ ({len(alone)} such): add it, or remove it")
+        raise InputError(
+            f"{root / 'masks' / alone[0]}: no image in images/ ({len(alone)} such): add it, or remove this"
+        )
 
 
 def _patient(path: Path, name: str, pattern: str) -> str:
@@ -148,7 +150,7 @@ def _listed_split(path: Path, patients: set[str]) -> dict[str, str]:
     for number, row in enumerate(rows, start=2):
         patient, split = row.get("patient"), row.get("split")
         if not patient or split not in SPLITS:
-            raise InputError(f"{path}, line {number}: {row}, expected patient,split with split one of {SPLITS}: correct it")
+            raise InputError(f"{path}, line {number}: {row}, expected patient,split, the split of {SPLITS}: edit it")
         if listed.setdefault(patient, split) != split:
             raise InputError(f"{path}, line {number}: patient {patient!r} is in two splits: keep one of the lines")
     unlisted = sorted(patients - set(listed))

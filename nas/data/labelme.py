@@ -62,7 +62,7 @@ def rasterise(path: Path, height: int, width: int, labels: Labels) -> npt.NDArra
     holes = Image.new("1", (width, height))
     for shape in annotation.shapes:
         canvas = union if _is_filled(path, shape, labels) else holes
-        ImageDraw.Draw(canvas).polygon(_outline(path, shape), fill=1, outline=1 if canvas is union else 0)
+        ImageDraw.Draw(canvas).polygon(_outline(path, shape), fill=1)
     mask = np.asarray(union) & ~np.asarray(holes)
     if not mask.any():
         raise InputError(f"{path}: no pixel is myocardium: draw a polygon with one of the labels {labels.filled}")

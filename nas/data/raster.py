@@ -41,7 +41,7 @@ def _opened(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise InputError(f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS}: shrink it")
+                    raise InputError(f"{path}: {image.width} x {image.height} pixels, over {MAX_PIXELS}: shrink it")
                 image.load()
                 decoded = image.copy()
     except _BROKEN as error:

@@ -1,0 +1,211 @@
+"""The one measuring function, for kernels, primitives and whole networks: fresh pinned processes, interleaved.
+
+Every process times every item once, in an order of its own, so that drift of the machine falls on all items alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latencykit.errors import InputError, LatencyKitError
+from latencykit.host import check_threads
+from latencykit.measurement import Measurement, Protocol
+from latencykit.runtime import Setting
+from latencykit.worker import Item, Job, job_to_json
+
+NETWORK_PROTOCOL = Protocol(samples=30, block_us=0, warmup_ms=50, processes=3)
+"""Whole networks: single calls, so that percentiles are a caller's; half as many processes as for rows suffice."""
+
+PACED_SAMPLES = 60
+"""Calls in a paced process: two seconds at 30 a second."""
+
+_SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process found for one item."""
+
+    id: str
+    process: int
+    samples_us: tuple[float, ...]
+    affinity: tuple[str, ...]
+    memory_bytes: int | None
+    timed_s: float = 0.0
+
+
+def measure(
+    model: bytes | Path, setting: Setting, protocol: Protocol = NETWORK_PROTOCOL, *, seed: int = 0
+) -> Measurement:
+    """Measure one model: ONNX bytes or a file.
+
+    Raises:
+        UnfitError: more threads than physical processors.
+        InputError: onnxruntime refuses the model.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        path = model if isinstance(model, Path) else Path(scratch) / "model.onnx"
+        if isinstance(model, bytes):
+            path.write_bytes(model)
+        samples = list(measure_items([Item("model", str(path.resolve()))], setting, protocol, seed=seed))
+    return collect(samples)["model"]
+
+
+def measure_items(
+    items: Sequence[Item],
+    setting: Setting,
+    protocol: Protocol,
+    *,
+    seed: int = 0,
+    done: Mapping[str, frozenset[int]] | None = None,
+    first: Item | None = None,
+    one_model_a_process: bool = False,
+) -> Iterator[Sample]:
+    """Measure items in `protocol.processes` rounds of fresh processes, yielding samples as they come.
+
+    Args:
+        items: what to time.
+        setting: the execution setting.
+        protocol: the measuring protocol.
+        seed: decides the orders and the input values.
+        done: rounds in which an item has been measured already, by item id; these are not measured again.
+        first: a sentinel that every process times before the items.
+        one_model_a_process: a process for each item and round, so that one model's memory is not another's.
+
+    Raises:
+        UnfitError: more threads than physical processors.
+        InputError: onnxruntime refuses a model.
+    """
+    cpus = check_threads(setting.threads)
+    for process in range(protocol.processes):
+        order = [item for item in items if process not in (done or {}).get(item.id, frozenset())]
+        random.Random(f"{seed}/{process}").shuffle(order)
+        for group in [[item] for item in order] if one_model_a_process else [order]:
+            if group:
+                batch = (*([first] if first else ()), *group)
+                yield from _run(Job(setting, protocol, cpus, batch, seed), process)
+
+
+def collect(samples: Sequence[Sample]) -> dict[str, Measurement]:
+    """Measurements by item id; samples of one item are ordered by process."""
+    by_id: dict[str, list[Sample]] = {}
+    for sample in sorted(samples, key=lambda s: s.process):
+        by_id.setdefault(sample.id, []).append(sample)
+    return {name: Measurement(tuple(s.samples_us for s in group)) for name, group in by_id.items()}
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """What `measure` found for one model."""
+
+    path: str
+    measurement: Measurement
+    affinity: tuple[str, ...]
+    memory_bytes: int | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to mistrust the figure, each with its remedy."""
+        found = [f"{self.path}: {w.code} ({w.value:.1f} %): {w.remedy}" for w in self.measurement.warnings]
+        if not self.affinity:
+            found.append(f"{self.path}: this system does not tell where threads run; affinity is not verified")
+        return found
+
+
+def measure_models(
+    paths: Sequence[Path],
+    setting: Setting,
+    pace_hz: float | None,
+    processes: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[MeasuredModel]:
+    """Time model files end to end, interleaved, each in a process of its own so that its peak memory is its own.
+
+    Args:
+        paths: ONNX files.
+        setting: the execution setting.
+        pace_hz: calls a second; None is back to back.
+        processes: fresh processes a model.
+        advance: called after each process.
+
+    Raises:
+        UnfitError: more threads than physical processors.
+        InputError: onnxruntime refuses a model.
+    """
+    protocol = replace(NETWORK_PROTOCOL, processes=processes, pace_hz=pace_hz)
+    if pace_hz is not None:
+        protocol = replace(protocol, samples=PACED_SAMPLES)
+    items = [Item(str(index), str(path.resolve())) for index, path in enumerate(paths)]
+    found = []
+    for sample in measure_items(items, setting, protocol, one_model_a_process=True):
+        found.append(sample)
+        advance()
+    results = []
+    for item, path in zip(items, paths, strict=True):
+        mine = [sample for sample in found if sample.id == item.id]
+        memory = [sample.memory_bytes for sample in mine if sample.memory_bytes is not None]
+        measurement = collect(mine)[item.id]
+        results.append(MeasuredModel(str(path), measurement, mine[0].affinity, max(memory, default=None)))
+    return results
+
+
+@contextlib.contextmanager
+def background_load(processes: int) -> Iterator[None]:
+    """Keep that many other processes busy meanwhile: an ultrasound machine's CPU is shared."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _run(job: Job, process: int) -> Iterator[Sample]:
+    """One measuring process; its lines as samples."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "latencykit.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **_SINGLE_THREADED},
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    try:
+        child.stdin.write(job_to_json(job) + "\n")
+        child.stdin.close()
+        for line in child.stdout:
+            found = json.loads(line)
+            if "ready" in found:
+                continue
+            if "error" in found:
+                raise InputError(found["error"])
+            yield Sample(
+                found["id"],
+                process,
+                tuple(found["samples_us"]),
+                tuple(found["affinity"]),
+                found["memory_bytes"],
+                found["timed_s"],
+            )
+        if child.wait():
+            tail = child.stderr.read().strip().splitlines()[-1:] or ["no message"]
+            raise LatencyKitError(f"the measuring process ended with {child.returncode}: {tail[0]}")
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        child.stdout.close()
+        child.stderr.close()

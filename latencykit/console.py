@@ -1,0 +1,57 @@
+"""How both command lines end and print: errors to exit codes, one JSON object or text for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+
+from latencykit.errors import InterruptedRunError, LatencyKitError, UsageError
+
+JSON_SCHEMA = 1
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+threads_option = click.option(
+    "--threads", default=4, show_default=True, type=int, help="Threads, the calling one included."
+)
+
+
+def run_cli(command: click.Command) -> None:
+    """Run a command; turn this project's errors into a message on standard error and an exit code."""
+    try:
+        command.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("stopped; what was done is kept, the same command goes on", InterruptedRunError.exit_code)
+    except LatencyKitError as error:
+        _complain(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _complain(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def emit(
+    as_json: bool, command: str, data: Mapping[str, Any], shown: Sequence[RenderableType], warnings: Sequence[str] = ()
+) -> None:
+    """Print a result: the contract's JSON object, or for people, the warnings then on standard error."""
+    if as_json:
+        click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, "warnings": list(warnings), **data}))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for part in shown:
+        console.print(part)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

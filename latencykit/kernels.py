@@ -1,0 +1,289 @@
+"""The kernels that onnxruntime really runs: cut out of an optimised graph, and each again as a model of its own.
+
+A kernel is a node of the graph after all optimisations: fused, in its real memory layout, reorders included. Kernels
+depend on the instruction set (blocks of 8 or 16 channels), so they are cut out on the CPU that they are timed on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from latencykit.errors import InputError
+from latencykit.runtime import Setting, optimise, output_types
+from latencykit.schema import decode
+
+Attribute = int | float | str | tuple[int | float, ...]
+
+_VALUE_INPUTS = frozenset(
+    {"Resize", "Reshape", "Slice", "Pad", "Clip", "Split", "Squeeze", "Unsqueeze", "Expand", "Tile"}
+)
+"""Operations whose constant inputs decide how much work there is; elsewhere only a constant's shape counts."""
+MAX_VALUE_ELEMENTS = 16
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
+_MATRIX_PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
+
+
+@dataclass(frozen=True)
+class KernelInput:
+    """One input of a kernel: absent ("none"), computed ("activation") or constant ("weight")."""
+
+    kind: str
+    type: str = ""
+    shape: tuple[int, ...] = ()
+    value: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.shape)) or "-"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel is keyed by: two nodes with equal keys are the same work.
+
+    Attributes:
+        op: operation name; domain: its ONNX domain ("" is the standard one); version: of its definition.
+        attributes: in alphabetical order, fused activations included.
+        inputs: in order; outputs: their number.
+        output_shape: of the first output.
+    """
+
+    op: str
+    domain: str
+    version: int
+    attributes: tuple[tuple[str, Attribute], ...]
+    inputs: tuple[KernelInput, ...]
+    outputs: int
+    output_shape: tuple[int, ...]
+
+    def attribute(self, name: str) -> Attribute | None:
+        """The value of an attribute, None where it is absent."""
+        return dict(self.attributes).get(name)
+
+    @property
+    def fused(self) -> str:
+        """What this kernel does beside its own operation: "relu", "sum", "sum+relu" or ""."""
+        parts = []
+        if self.op in _CONVOLUTIONS and len(self.inputs) == 4 and self.inputs[3].kind == "activation":
+            parts.append("sum")
+        if activation := self.attribute("activation"):
+            parts.append(str(activation).lower())
+        return "+".join(parts)
+
+    def __str__(self) -> str:
+        layout = "nchwc " if self.domain.endswith("nchwc") else ""
+        shapes = [str(i) for i in self.inputs if i.kind == "activation"]
+        facts = []
+        if self.op in _CONVOLUTIONS:
+            weight, groups = self.inputs[1].shape, self.attribute("group")
+            facts = [f"{weight[2]}x{weight[3]}", f"{weight[0]} out"]
+            for name, word in (("strides", "stride"), ("dilations", "dilation")):
+                if isinstance(value := self.attribute(name), tuple) and max(value) > 1:
+                    facts.append(f"{word} {value[0]}")
+            if isinstance(groups, int) and groups > 1:
+                facts.append(f"{groups} groups")
+        return " ".join([layout + self.op, *facts, " + ".join(shapes), f"[{self.fused}]" if self.fused else ""]).strip()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, padded channels of the blocked layout included."""
+        if self.op in _CONVOLUTIONS:
+            weight = self.inputs[1].shape
+            spatial = self.inputs[0].shape if self.op == "ConvTranspose" else self.output_shape
+            return math.prod(weight) * math.prod(spatial[2:])
+        if self.op in _MATRIX_PRODUCTS:
+            return math.prod(self.output_shape) * self.inputs[0].shape[-1]
+        return 0
+
+    @property
+    def parameters(self) -> int:
+        """Elements of constant inputs."""
+        return sum(math.prod(i.shape) for i in self.inputs if i.kind == "weight")
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes read and written once each, float32."""
+        return 4 * (sum(math.prod(i.shape) for i in self.inputs if i.kind != "none") + math.prod(self.output_shape))
+
+
+CALL_OVERHEAD = Kernel(
+    "Identity", "", 16, (), (KernelInput("activation", "tensor(float)", (1, 1, 1, 1)),), 1, (1, 1, 1, 1)
+)
+"""The cheapest call there is: what a session costs before any work. Every figure contains it once."""
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse and check an ONNX file that somebody named; raises `InputError` where it is not one."""
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # protobuf and the checker raise types of their own C extensions
+        raise InputError(f"{path} is not a valid ONNX model: {error}") from error
+    return model
+
+
+def kernels_of(model: bytes, setting: Setting, scratch: Path) -> list[Kernel]:
+    """The kernels that onnxruntime runs for a model under a setting on this CPU, in order.
+
+    Args:
+        model: ONNX bytes.
+        setting: decides the optimisations.
+        scratch: a folder for the optimised file.
+
+    Raises:
+        InputError: the model is refused, or holds what cannot be cut out (control flow, dynamic shapes).
+    """
+    target = scratch / "optimised.onnx"
+    optimise(model, setting, target)
+    return kernels_in(target.read_bytes())
+
+
+def kernels_in(optimised: bytes) -> list[Kernel]:
+    """The kernels of a graph that onnxruntime has optimised already."""
+    model = onnx.load_model_from_string(optimised)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    types = _tensor_types(model)
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    return [_kernel(node, constants, types, versions) for node in model.graph.node]
+
+
+def _tensor_types(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every tensor's type and shape: all of them are made outputs, and onnxruntime infers them."""
+    known = {value.name for value in model.graph.output}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(
+        onnx.ValueInfoProto(name=name)
+        for node in model.graph.node
+        for name in node.output
+        if name and name not in known
+    )
+    inputs = {
+        value.name: (
+            f"tensor({_TYPE_NAMES.get(value.type.tensor_type.elem_type, 'unknown')})",
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in model.graph.input
+    }
+    return inputs | output_types(probe.SerializeToString())
+
+
+_TYPE_NAMES: Mapping[int, str] = {
+    TensorProto.FLOAT: "float",
+    TensorProto.DOUBLE: "double",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.INT64: "int64",
+    TensorProto.INT32: "int32",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT8: "int8",
+    TensorProto.BOOL: "bool",
+}
+_TYPES_BY_NAME = {f"tensor({name})": code for code, name in _TYPE_NAMES.items()}
+
+
+def _kernel(
+    node: onnx.NodeProto,
+    constants: Mapping[str, onnx.TensorProto],
+    types: Mapping[str, tuple[str, tuple[int, ...]]],
+    versions: Mapping[str, int],
+) -> Kernel:
+    inputs = []
+    for name in node.input:
+        if not name:
+            inputs.append(KernelInput("none"))
+        elif name in constants:
+            inputs.append(_constant(node, constants[name]))
+        else:
+            kind, shape = types[name]
+            if not all(isinstance(size, int) and size > 0 for size in shape):
+                raise InputError(f"{node.op_type} {node.name!r} reads a tensor of shape {shape}; fix every dimension.")
+            inputs.append(KernelInput("activation", kind, shape))
+    attributes = []
+    for attribute in sorted(node.attribute, key=lambda a: a.name):
+        value = helper.get_attribute_value(attribute)
+        if isinstance(value, onnx.GraphProto | onnx.TensorProto):
+            raise InputError(f"{node.op_type} {node.name!r} holds a graph or tensor; control flow has no fixed cost.")
+        if isinstance(value, bytes):
+            value = value.decode()
+        elif not isinstance(value, int | float | str):
+            value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+        attributes.append((attribute.name, value))
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    version = versions.get(domain, 1)
+    if not domain:
+        version = onnx.defs.get_schema(node.op_type, version, "").since_version
+    return Kernel(
+        node.op_type, domain, version, tuple(attributes), tuple(inputs), len(node.output), types[node.output[0]][1]
+    )
+
+
+def _constant(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:
+    value: tuple[float, ...] = ()
+    if node.op_type in _VALUE_INPUTS and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
+        value = tuple(float(v) for v in numpy_helper.to_array(tensor).ravel())
+    name = _TYPE_NAMES.get(tensor.data_type, "unknown")
+    return KernelInput("weight", f"tensor({name})", tuple(tensor.dims), value)
+
+
+def kernel_model(kernel: Kernel, seed: int = 0) -> bytes:
+    """A model of this kernel alone, with random constants; run it with optimisation "none", as it stands.
+
+    Raises:
+        InputError: an input of a type that is not known.
+    """
+    rng = np.random.default_rng(seed)
+    names, values, constants = [], [], []
+    for index, source in enumerate(kernel.inputs):
+        names.append("" if source.kind == "none" else f"input{index}")
+        if source.kind == "none":
+            continue
+        code = _TYPES_BY_NAME.get(source.type)
+        if code is None:
+            raise InputError(f"{kernel}: input {index} has the type {source.type!r}, which cannot be filled in.")
+        if source.kind == "activation":
+            values.append(helper.make_tensor_value_info(names[-1], code, source.shape))
+            continue
+        array = np.array(source.value) if source.value else rng.standard_normal(source.shape) / _fan_in(kernel)
+        dtype = helper.tensor_dtype_to_np_dtype(code)
+        constants.append(numpy_helper.from_array(array.reshape(source.shape).astype(dtype), names[-1]))
+    outputs = [f"output{index}" for index in range(kernel.outputs)]
+    attributes: dict[str, Any] = dict(kernel.attributes)
+    node = helper.make_node(kernel.op, names, outputs, domain=kernel.domain, **attributes)
+    graph = helper.make_graph([node], "kernel", values, [onnx.ValueInfoProto(name=o) for o in outputs], constants)
+    standard = kernel.version if not kernel.domain else 17
+    opsets = [helper.make_opsetid("", standard)]
+    if kernel.domain:
+        opsets.append(helper.make_opsetid(kernel.domain, kernel.version))
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def kernel_from_json(data: Any, where: str) -> Kernel:
+    """The kernel that JSON data describes (`latencykit.schema.to_json` writes it); raises `InputError`."""
+    file = decode(_KernelFile, data, where)
+    attributes = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in file.attributes)
+    return Kernel(file.op, file.domain, file.version, attributes, file.inputs, file.outputs, file.output_shape)
+
+
+@dataclass(frozen=True)
+class _KernelFile:
+    op: str
+    domain: str
+    version: int
+    attributes: tuple[tuple[str, int | float | str | list[int | float]], ...]
+    inputs: tuple[KernelInput, ...]
+    outputs: int
+    output_shape: tuple[int, ...]
+
+
+def _fan_in(kernel: Kernel) -> float:
+    weight = next((i.shape for i in kernel.inputs if i.kind == "weight" and len(i.shape) == 4), (1, 1))
+    return math.sqrt(math.prod(weight[1:]))

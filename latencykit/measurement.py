@@ -1,0 +1,125 @@
+"""What a measurement is: its raw samples, what follows from them, and what to mistrust.
+
+Samples are kept by process, since two processes differ more than two samples of one (Kalibera and Jones).
+Only numpy is imported: the measuring process uses this module too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+BOOTSTRAP_RESAMPLES = 2000
+CONFIDENCE_PCT = 95.0
+SPREAD_LIMIT_PCT = 10.0
+"""Interquartile range over the median above which a figure is called noisy (torch.utils.benchmark's limit)."""
+PROCESS_SPREAD_LIMIT_PCT = 10.0
+DRIFT_LIMIT_PCT = 5.0
+"""Change between the first and the second half of a process's samples above which warm-up was too short."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often and in what rhythm something is called.
+
+    Attributes:
+        samples: timed blocks in each process.
+        block_us: a block repeats the call until it lasts at least this long, so that the clock's resolution and the
+            timer's own cost vanish; 0 times every call alone, which percentiles need.
+        warmup_ms: calls are made for at least this long before the first sample, and at least three of them.
+        pace_hz: None is back to back; otherwise one call starts every 1 / pace_hz seconds and is timed alone.
+        processes: fresh processes, over which the interval is bootstrapped.
+    """
+
+    samples: int = 15
+    block_us: float = 500.0
+    warmup_ms: float = 5.0
+    pace_hz: float | None = None
+    processes: int = 3
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reason to mistrust a figure, and what to do about it."""
+
+    code: str
+    value: float
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Microseconds of one call, by process and sample."""
+
+    samples_us: tuple[tuple[float, ...], ...]
+
+    @property
+    def processes(self) -> int:
+        """Fresh processes measured in."""
+        return len(self.samples_us)
+
+    @property
+    def count(self) -> int:
+        """Samples in all."""
+        return sum(map(len, self.samples_us))
+
+    @cached_property
+    def process_medians_us(self) -> tuple[float, ...]:
+        """Median of each process."""
+        return tuple(float(np.median(samples)) for samples in self.samples_us)
+
+    @cached_property
+    def median_us(self) -> float:
+        """The figure to quote: the median over processes of their medians."""
+        return float(np.median(self.process_medians_us))
+
+    def percentile_us(self, percent: float) -> float:
+        """A percentile over all samples; only meaningful where every call was timed alone."""
+        return float(np.percentile(np.concatenate(self.samples_us), percent))
+
+    @cached_property
+    def interval_us(self) -> tuple[float, float]:
+        """Bootstrap interval of the median: processes are drawn, then samples within them."""
+        rng = np.random.default_rng(0)
+        medians = np.empty((self.processes, BOOTSTRAP_RESAMPLES))
+        for row, samples in zip(medians, self.samples_us, strict=True):
+            drawn = rng.integers(len(samples), size=(BOOTSTRAP_RESAMPLES, len(samples)))
+            row[:] = np.median(np.asarray(samples)[drawn], axis=1)
+        chosen = rng.integers(self.processes, size=(self.processes, BOOTSTRAP_RESAMPLES))
+        resampled = np.median(np.take_along_axis(medians, chosen, axis=0), axis=0)
+        tail = (100 - CONFIDENCE_PCT) / 2
+        low, high = np.percentile(resampled, (tail, 100 - tail))
+        return min(float(low), self.median_us), max(float(high), self.median_us)
+
+    @cached_property
+    def error_pct(self) -> float:
+        """Half the interval's width over the median, percent."""
+        low, high = self.interval_us
+        return 50 * (high - low) / self.median_us
+
+    @cached_property
+    def warnings(self) -> tuple[Caution, ...]:
+        """Why this figure may be wrong."""
+        found = []
+        pooled = np.concatenate(self.samples_us)
+        spread = float(100 * np.subtract(*np.percentile(pooled, (75, 25))) / np.median(pooled))
+        if spread > SPREAD_LIMIT_PCT:
+            found.append(Caution("noisy", spread, "stop other programs, then run `latencykit doctor`"))
+        medians = self.process_medians_us
+        between = 100 * (max(medians) - min(medians)) / self.median_us
+        if between > PROCESS_SPREAD_LIMIT_PCT:
+            found.append(Caution("processes-differ", between, "measure in more processes: `--processes N`"))
+        drift = max(abs(_drift_pct(samples)) for samples in self.samples_us)
+        if drift > DRIFT_LIMIT_PCT and self.count >= 8 * self.processes:
+            found.append(Caution("drift", drift, "let the machine cool down or warm up longer, then measure again"))
+        return tuple(found)
+
+
+def _drift_pct(samples: tuple[float, ...]) -> float:
+    half = len(samples) // 2
+    if not half:
+        return 0.0
+    first, second = float(np.median(samples[:half])), float(np.median(samples[half:]))
+    return 100 * (second / first - 1)

@@ -1,0 +1,189 @@
+"""onnxruntime under an explicit execution setting; the only module that imports it.
+
+`intra_op_num_threads` pins nothing, and the affinity option never pins the calling thread: both are set here, then
+read back from the system and returned with the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from latencykit.errors import InputError
+
+Optimisation = Literal["none", "basic", "extended", "all"]
+
+_LEVELS: Mapping[Optimisation, ort.GraphOptimizationLevel] = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_ERRORS_ONLY = 3  # onnxruntime's log severity
+
+
+def runtime_version() -> str:
+    """Version of onnxruntime."""
+    return str(ort.__version__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An execution setting: what must be equal for two figures to be compared.
+
+    Attributes:
+        threads: calling thread included.
+        pinned: each thread on a physical core of its own.
+        spinning: idle workers spin instead of sleeping, onnxruntime's default.
+        denormals_as_zero: else latency depends on the data.
+        optimisation: onnxruntime's graph optimisation level.
+    """
+
+    threads: int = 4
+    pinned: bool = True
+    spinning: bool = True
+    denormals_as_zero: bool = True
+    optimisation: Optimisation = "all"
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{threads}{', pinned' if self.pinned else ''}"
+
+
+class Session:
+    """One live onnxruntime session with its threads pinned; a context manager, one at a time in a process.
+
+    Attributes:
+        affinity: processors that each thread may run on, read back from the system, the calling thread first; empty
+            where the system does not tell.
+    """
+
+    def __init__(self, model: bytes | Path, setting: Setting, cpus: Sequence[int]) -> None:
+        """Make the session.
+
+        Args:
+            model: the file, or its bytes.
+            setting: the execution setting.
+            cpus: one processor for each thread, the calling thread's first; empty where the
+                system cannot pin, which an empty `affinity` then records.
+
+        Raises:
+            InputError: onnxruntime refuses the model.
+        """
+        options = _options(setting)
+        pin = setting.pinned and bool(cpus) and hasattr(os, "sched_setaffinity")
+        if pin and setting.threads > 1:
+            groups = ";".join(str(cpu + 1) for cpu in cpus[1 : setting.threads])
+            options.add_session_config_entry("session.intra_op_thread_affinities", groups)
+        before = _thread_ids()
+        self._allowed = os.sched_getaffinity(0) if pin else None
+        self._session = _session(model, options)
+        if pin:
+            os.sched_setaffinity(0, {cpus[0]})
+        workers = sorted(_thread_ids() - before)
+        self.affinity = tuple(_allowed_cpus(thread) for thread in (os.getpid(), *workers)) if before else ()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._session
+        if self._allowed is not None:
+            os.sched_setaffinity(0, self._allowed)
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each input; raises `InputError` where a dimension is not fixed."""
+        shapes = {}
+        for tensor in self._session.get_inputs():
+            if not all(isinstance(size, int) for size in tensor.shape):
+                raise InputError(
+                    f"the model's input {tensor.name!r} has the shape {tensor.shape}; fix every dimension."
+                )
+            shapes[tensor.name] = tuple(tensor.shape)
+        return shapes
+
+    def random_inputs(self, seed: int) -> dict[str, NDArray[Any]]:
+        """Values in [0, 1) for every input, which is an image's range."""
+        rng = np.random.default_rng(seed)
+        types = {tensor.name: tensor.type for tensor in self._session.get_inputs()}
+        return {n: rng.random(shape).astype(_NUMPY_TYPES.get(types[n], np.float32)) for n, shape in self.inputs.items()}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+    def bound(self, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """A call without copies in or out: inputs and outputs are bound once, outputs reuse their memory."""
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name)
+        session = self._session
+        return lambda: session.run_with_iobinding(binding)
+
+
+_NUMPY_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+def optimise(model: bytes | Path, setting: Setting, target: Path) -> None:
+    """Write the graph that onnxruntime really runs under this setting on this CPU."""
+    options = _options(setting)
+    options.optimized_model_filepath = str(target)
+    _session(model, options)
+
+
+def output_types(model: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape that onnxruntime infers for each output of a model, which may have none written down."""
+    session = _session(model, _options(Setting(threads=1, pinned=False, optimisation="none")))
+    return {output.name: (output.type, tuple(output.shape)) for output in session.get_outputs()}
+
+
+def _options(setting: Setting) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = _LEVELS[setting.optimisation]
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(setting.spinning)))
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(setting.denormals_as_zero)))
+    return options
+
+
+def _session(model: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
+        name = "the model" if isinstance(model, bytes) else str(model)
+        raise InputError(f"onnxruntime refuses {name}: {error}") from error
+
+
+def _thread_ids() -> set[int]:
+    tasks = Path("/proc/self/task")
+    return {int(entry.name) for entry in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def _allowed_cpus(thread: int) -> str:
+    status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="utf-8")
+    return next(line.split(":")[1].strip() for line in status.splitlines() if line.startswith("Cpus_allowed_list"))

@@ -1,0 +1,67 @@
+"""Warm up, calibrate, sample: the measuring loop over any callable and any clock.
+
+The clock and the sleep are arguments, so tests run it on a simulated clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from latencykit.measurement import Protocol
+
+WARMUP_CALLS = 3
+MAX_REPEATS = 1_000_000
+
+Clock = Callable[[], int]
+"""Nanoseconds, monotonic."""
+
+
+def sample_us(
+    call: Callable[[], object],
+    protocol: Protocol,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[float, ...]:
+    """Time a call under a protocol, in this process.
+
+    Returns:
+        Microseconds a call, one figure a sample: the mean over a block, or single calls where the protocol says so.
+    """
+    repeats = _warm_up(call, protocol, clock)
+    if protocol.pace_hz is not None:
+        return _paced(call, protocol.samples, 1e9 / protocol.pace_hz, clock, sleep)
+    return tuple(_block_ns(call, repeats, clock) / repeats / 1000 for _ in range(protocol.samples))
+
+
+def _warm_up(call: Callable[[], object], protocol: Protocol, clock: Clock) -> int:
+    """Call until warm; return how many calls make a block long enough."""
+    begin, calls = clock(), 0
+    fastest_ns = float("inf")
+    while calls < WARMUP_CALLS or clock() - begin < protocol.warmup_ms * 1e6:
+        fastest_ns = min(fastest_ns, _block_ns(call, 1, clock))
+        calls += 1
+    if fastest_ns <= 0:
+        return MAX_REPEATS if protocol.block_us else 1
+    return max(1, min(MAX_REPEATS, round(protocol.block_us * 1000 / fastest_ns)))
+
+
+def _block_ns(call: Callable[[], object], repeats: int, clock: Clock) -> int:
+    begin = clock()
+    for _ in range(repeats):
+        call()
+    return clock() - begin
+
+
+def _paced(
+    call: Callable[[], object], samples: int, period_ns: float, clock: Clock, sleep: Callable[[float], None]
+) -> tuple[float, ...]:
+    """One call a period; a call that overruns its period delays the next, as a scanner would drop a frame."""
+    figures = []
+    due_ns = float(clock())
+    for _ in range(samples):
+        due_ns = max(due_ns + period_ns, float(clock()))
+        while (wait_ns := due_ns - clock()) > 0:
+            sleep(wait_ns / 1e9)
+        figures.append(_block_ns(call, 1, clock) / 1000)
+    return tuple(figures)

@@ -1,0 +1,249 @@
+"""A run's configuration: one small TOML file to frozen dataclasses, every field with its reason.
+
+::
+
+    name = "camus"
+    seeds = [0, 1, 2]
+    table = "table.json"
+
+    [data]
+    kind = "phantom"
+
+    [search]
+    epochs = 80
+
+    [[rows]]
+    name = "U-Net(16)"
+    kind = "baseline"
+    baseline = { width = 16, stride = 4, depth = 3 }
+
+    [[rows]]
+    name = "hardware-aware"
+    kind = "search"
+    macro = { segmentation_stride = 4, quality_stride = 4 }
+    search = { target_ms = 3.0 }
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from latencykit.baselines import Baseline
+from latencykit.errors import InputError
+from latencykit.macro import Macro
+from latencykit.schema import decode, to_json
+from nas.augment import Augmentation
+from nas.data import SPLITS, DataConfig
+from nas.derive import Rule
+from nas.optimisation import Precision
+
+T = TypeVar("T")
+Device = Literal["cpu", "cuda"]
+SHARES_TOLERANCE = 1e-6
+
+_TRAINING = Augmentation(gain=0.2, gamma=0.2)
+_QUALITY = replace(_TRAINING, degraded_share=0.3)  # else its targets hardly spread
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How an architecture is searched (decisions 13, 17 to 24); the defaults are the paper's where it has any."""
+
+    epochs: int = 80  # in all
+    warmup_epochs: int = 40  # of these, the first train weights only
+    batch_size: int = 8
+    max_steps_per_epoch: int | None = None  # of each pass through data; None takes all of them
+    segmentation_share: float = 0.45  # of the patients, D_seg train
+    quality_share: float = 0.45  # of the patients, D_seg eval
+    selection_share: float = 0.1  # of the patients, only looked at
+    architecture_data: Literal["bilevel", "same"] = "bilevel"  # alpha on half of D_seg train, or on the weights' stream
+    weight_rate: float = 0.025  # SGD, cosine to 0
+    weight_momentum: float = 0.9
+    weight_decay: float = 3e-4  # DARTS' and NAS-Unet's
+    clip: float = 5.0  # largest norm of the weights' gradient
+    architecture_reach: float = 3.6  # Adam's rate times the alpha steps; p = 0.9 over 5 needs a logit gap of 3.6
+    temperature_start: float = 5.0
+    temperature_end: float = 0.09  # in the last epoch: under 0.1 mixing is nearly choosing
+    sampling: Literal["gumbel", "softmax"] = "gumbel"  # one sample for forward and LAT, or Gumbel in LAT only
+    paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge: faster, noisier
+    auxiliary_skip: float = 0.0  # initial weight of an identity that fades out, against collapse (DARTS-)
+    lambda_quality: float = 1.0  # lambda1
+    lambda_latency: float = 0.001  # lambda2, a ms
+    target_ms: float | None = None  # replaces lambda2 by a multiplier that steers the derived latency here
+    target_gain: float = 2.0  # the multiplier's change over a whole search per 100 % of violation
+    stop_gradient: bool = False  # keep the quality loss from the segmentation's weights (decision 19)
+    dice_weight: float = 0.0  # of a soft Dice loss; the paper has cross-entropy alone
+    derive: Rule = "argmax"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: Precision = "float32"  # bfloat16 gains nothing on the supernet's small convolutions (measured)
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        _positive(
+            "search", self, "epochs", "batch_size", "weight_rate", "clip", "architecture_reach", "temperature_end"
+        )
+        _positive("search", self, "temperature_start", *(("target_ms",) if self.target_ms is not None else ()))
+        _not_negative("search", self, "warmup_epochs", "lambda_quality", "lambda_latency", "auxiliary_skip")
+        _not_negative("search", self, "weight_decay", "dice_weight", "weight_momentum", "target_gain")
+        _shares("search", self.segmentation_share, self.quality_share, self.selection_share)
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"search: warmup_epochs is {self.warmup_epochs} of {self.epochs} epochs, which leaves none for the "
+                "architecture; expected fewer."
+            )
+        if self.max_steps_per_epoch is not None:
+            _positive("search", self, "max_steps_per_epoch")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network pair is trained, searched and hand-made ones alike (decision 26)."""
+
+    epochs: int = 60  # of the segmentation, with the quality network alongside
+    quality_epochs: int = 30  # of the quality network alone, the segmentation frozen
+    patience: int = 0  # end a phase after so many epochs without a better one; 0 never does, as one-cycle ends well
+    batch_size: int = 8
+    max_steps_per_epoch: int | None = None  # None takes all the data
+    segmentation_share: float = 0.6  # of the patients
+    quality_share: float = 0.25  # of the patients, unseen by the segmentation
+    selection_share: float = 0.15  # of the patients, to choose the best epoch by
+    rate: float = 3e-3  # AdamW, peak of the one-cycle schedule
+    weight_decay: float = 1e-4
+    clip: float = 5.0  # largest norm of the gradient
+    lambda_quality: float = 1.0  # of the quality loss beside the segmentation's; 0 leaves it to the second phase
+    stop_gradient: bool = False  # keep the quality loss from the segmentation's weights (decision 19)
+    dice_weight: float = 1.0  # of the soft Dice loss beside the cross-entropy
+    augmentation: Augmentation = _TRAINING  # of the segmentation's frames
+    quality_augmentation: Augmentation = _QUALITY  # of the quality network's
+    precision: Precision = "bfloat16"
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "epochs", "batch_size", "rate", "clip")
+        _not_negative("train", self, "quality_epochs", "patience", "weight_decay", "lambda_quality", "dice_weight")
+        _shares("train", self.segmentation_share, self.quality_share, self.selection_share)
+        if self.max_steps_per_epoch is not None:
+            _positive("train", self, "max_steps_per_epoch")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the results: a hand-made pair, or a searched one with its search."""
+
+    name: str
+    kind: Literal["baseline", "search"]
+    baseline: Baseline | None = None  # for a baseline
+    macro: Macro | None = None  # for a search; the paper's where absent
+    search: dict[str, Any] = field(default_factory=dict)  # fields of [search] that differ here
+    train: dict[str, Any] = field(default_factory=dict)  # fields of [train] that differ here
+
+    def __post_init__(self) -> None:
+        if self.kind == "baseline" and (self.macro is not None or self.search):
+            raise InputError(f"row {self.name!r} is a baseline; `macro` and `search` are for rows of kind 'search'.")
+        if self.kind == "search" and self.baseline is not None:
+            raise InputError(f"row {self.name!r} is a search; `baseline` is for rows of kind 'baseline'.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that `nas run` does."""
+
+    rows: tuple[Row, ...]
+    table: str  # path of the latency table
+    name: str = "run"
+    data: DataConfig = field(default_factory=DataConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # each an independent search and training
+    report_split: str = "valid"  # scored once per row
+    threads: int = 4  # of the runtime when latencies are measured
+    pace_hz: float = 30.0  # calls a second: one frame every 33 ms
+    budget_ms: float = 50.0  # the latency that a viewer does not notice
+
+    def __post_init__(self) -> None:
+        _positive("run", self, "threads", "pace_hz", "budget_ms")
+        if not self.rows or not self.seeds:
+            raise InputError("run: at least one row and one seed expected.")
+        if len({row.name for row in self.rows}) < len(self.rows) or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("run: the rows' names and the seeds must each differ.")
+        if min(self.seeds) < 0:
+            raise InputError(f"run: seeds are {list(self.seeds)}; expected none below 0.")
+        if self.report_split not in SPLITS:
+            raise InputError(f"run: report_split is {self.report_split!r}; expected one of {', '.join(SPLITS)}.")
+        for row in self.rows:  # a wrong override must not wait for its turn
+            self.search_of(row)
+            self.train_of(row)
+
+    def search_of(self, row: Row) -> SearchConfig:
+        """The search configuration of a row."""
+        return overridden(self.search, row.search, f"row {row.name!r}: search")
+
+    def train_of(self, row: Row) -> TrainConfig:
+        """The training configuration of a row."""
+        return overridden(self.train, row.train, f"row {row.name!r}: train")
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read a run's TOML file; the paths in it are relative to its folder.
+
+    Raises:
+        InputError: naming the file, the table and the field.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read as TOML: {error}") from error
+    for name, base in (("search", SearchConfig()), ("train", TrainConfig())):
+        if name in data:
+            data[name] = to_json(overridden(base, data[name], f"{path}: {name}"))
+    config = _decode_all(RunConfig, data, str(path))
+    paths = {} if config.data.path is None else {"path": str(path.parent / Path(config.data.path).expanduser())}
+    table = str(path.parent / Path(config.table).expanduser())
+    return replace(config, table=table, data=replace(config.data, **paths))
+
+
+def overridden(base: T, changes: Any, where: str) -> T:
+    """A configuration with some fields changed, nested ones field by field; raises `InputError` naming `where`."""
+    if not isinstance(changes, dict):
+        raise InputError(f"{where}: a table expected, got {changes!r}.")
+    return _decode_all(type(base), _merged(to_json(base), changes), where)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        name: _merged(base[name], value)
+        for name, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return base | changes | nested
+
+
+def _decode_all(cls: type[T], data: Any, where: str) -> T:
+    """`decode` at every level, since it looks for unknown fields at the top only."""
+    if isinstance(data, dict):
+        for name, hint in get_type_hints(cls).items():
+            for nested in filter(is_dataclass, (hint, *get_args(hint))):
+                items = data.get(name) or []
+                for item in items if isinstance(items, list | tuple) else [items]:
+                    _decode_all(nested, item, f"{where}: {name}")
+    return decode(cls, data, where)
+
+
+def _positive(table: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected more than 0.")
+
+
+def _not_negative(table: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected at least 0.")
+
+
+def _shares(table: str, *shares: float) -> None:
+    if min(shares) <= 0 or abs(sum(shares) - 1) > SHARES_TOLERANCE:
+        raise InputError(f"{table}: the three shares are {list(shares)}; expected each above 0 and a sum of 1.")

@@ -1,0 +1,220 @@
+"""Training of a plain network pair, searched or hand-made, by the same recipe (decisions 17, 19 and 26).
+
+First the segmentation, with the quality network alongside; then, on patients that the segmentation has not seen, the
+quality network alone, with badly acquired frames among them, so that its targets spread. Each phase keeps its best
+epoch on the selection patients. A run writes `history.jsonl`, `checkpoint/` and, at its end, the files of
+`nas.trained`; started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from latencykit.architecture import Network, architecture_to_json, network_graph
+from latencykit.errors import InterruptedRunError
+from latencykit.schema import to_json
+from nas import checkpoint as files
+from nas.config import TrainConfig
+from nas.data import Dataset, split_by_patient
+from nas.frames import Frames
+from nas.learning import CHECKPOINT_FOLDER, FrameDice, Learner, Means, write_history
+from nas.modules import GraphModule
+from nas.objective import quality_loss, segmentation_loss
+from nas.optimisation import one_cycle_rate, set_rate, take_step
+from nas.progress import Progress, Stopwatch
+from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
+from nas.trained import Trained, Training, load_trained, save_trained
+
+Phase = Literal["segmentation", "quality"]
+PHASES: tuple[Phase, ...] = ("segmentation", "quality")
+
+
+def train(
+    network: Network,
+    dataset: Dataset,
+    config: TrainConfig,
+    seed: int,
+    out: Path,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a network pair, or go on with a training that was stopped.
+
+    Args:
+        network: an architecture or a hand-made pair.
+        dataset: the patients of `train`; segmentation, quality and selection patients are drawn from them.
+        config: how.
+        seed: of everything random.
+        out: the run's folder.
+        progress: where to show how far it is; absent makes one on stderr.
+
+    Raises:
+        InputError: data that do not fit, or a folder with another run.
+        RegressionError: the loss diverged; the last whole epoch's checkpoint is kept.
+        InterruptedRunError: stopped by the user; the same call goes on.
+    """
+    if progress is None:
+        with Progress() as progress:
+            return train(network, dataset, config, seed, out, progress)
+    run = _Run(network, dataset, config, seed, out)
+    progress.begin("train", config.epochs + config.quality_epochs, len(run.history))
+    try:
+        while run.phase is not None:
+            run.epoch(run.phase)
+            run.save()
+            progress.advance(note=f"Dice {run.history[-1]['dice_selection']:.4f}")
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(
+            f"training stopped after {len(run.history)} epochs; the same command goes on from {out}."
+        ) from error
+    save_trained(out, network, run.best, run.facts())
+    return load_trained(out)
+
+
+class _Run:
+    """The state of a training, its epochs, and its way to disk and back.
+
+    Attributes:
+        history: one record an epoch.
+        best: the module's state after the best epoch of the phase, or of the last one.
+    """
+
+    def __init__(self, network: Network, dataset: Dataset, config: TrainConfig, seed: int, out: Path) -> None:
+        self._dataset, self._config, self._seed, self._out = dataset, config, seed, out
+        graph = network_graph(network)
+        self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
+        self._module.set_statistics(dataset.channel_statistics())
+        self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
+        shares = {
+            "segmentation": config.segmentation_share,
+            "quality": config.quality_share,
+            "selection": config.selection_share,
+        }
+        size = next(iter(graph.inputs.values()))[1]
+        self._frames = {name: Frames(part, size) for name, part in split_by_patient(dataset, shares, seed).items()}
+        self.history: list[dict[str, Any]] = []
+        self._begin("segmentation")
+        self._fingerprint = files.fingerprint(
+            config=to_json(config), network=architecture_to_json(network), seed=seed, data=dataset.sha256
+        )
+        self._resume()
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase of the next epoch; None at the end. A function of the history alone."""
+        for phase, epochs in zip(PHASES, (self._config.epochs, self._config.quality_epochs), strict=True):
+            past = self._past(phase)
+            patient = not self._config.patience or not past or past[-1]["waited"] < self._config.patience
+            if len(past) < epochs and patient:
+                return phase
+        return None
+
+    def _past(self, phase: Phase) -> list[dict[str, Any]]:
+        return [record for record in self.history if record["phase"] == phase]
+
+    def _begin(self, phase: Phase) -> None:
+        self._parameters = self._module.quality_parameters() if phase == "quality" else [*self._module.parameters()]
+        self._optimiser = torch.optim.AdamW(self._parameters, self._config.rate, weight_decay=self._config.weight_decay)
+        self.best = files.snapshot(self._module)
+
+    def epoch(self, phase: Phase) -> None:
+        """Run one epoch and judge it."""
+        config, watch, means, images = self._config, Stopwatch(), Means(), 0
+        past = self._past(phase)
+        if phase == "quality" and not past:  # go on from the best segmentation
+            self._module.load_state_dict(self.best)
+            self._begin(phase)
+        epochs = config.quality_epochs if phase == "quality" else config.epochs
+        position = (PHASES.index(phase), len(past))
+        frames = self._frames[phase]
+        rng = numpy_generator(self._seed, Stream.ORDER, *position)
+        batches = shuffled_batches(len(frames), config.batch_size, rng, config.max_steps_per_epoch)
+        self._module.train_parts(segmentation=phase == "segmentation", quality=True)
+        for step, indices in enumerate(batches):
+            set_rate(self._optimiser, one_cycle_rate(config.rate, (len(past) + step / len(batches)) / epochs))
+            loss = (self._quality_loss if phase == "quality" else self._joint_loss)(indices, (*position, step), means)
+            where = f"train: the loss of the {phase} in epoch {len(past)}, step {step}"
+            take_step(self._optimiser, loss, self._parameters, config.clip, where)
+            means.add(loss=loss.detach())
+            images += len(indices)
+        asked = phase == "quality" or config.lambda_quality > 0
+        scores = self._learner.score(self._frames["selection"], config.batch_size, quality=asked)
+        self._judge(phase, past, scores)
+        self.history[-1] |= means.as_dict() | {"seconds": watch.seconds, "images_per_s": images / watch.seconds}
+
+    def _joint_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
+        config = self._config
+        images, masks = self._learner.load(
+            self._frames["segmentation"], indices, config.augmentation, self._seed, position
+        )
+        logits, dice = self._learner.forward(images, quality=config.lambda_quality > 0)
+        loss, cross_entropy = segmentation_loss(logits, masks, config.dice_weight)
+        means.add(cross_entropy=cross_entropy.detach())
+        if dice is None:
+            return loss
+        mse = quality_loss(dice, logits, masks)
+        means.add(mse=mse.detach())
+        return loss + config.lambda_quality * mse
+
+    def _quality_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
+        frames, augmentation = self._frames["quality"], self._config.quality_augmentation
+        images, masks = self._learner.load(frames, indices, augmentation, self._seed, position)
+        mse = self._learner.frozen_quality_loss(images, masks)
+        means.add(mse=mse.detach())
+        return mse
+
+    def _judge(self, phase: Phase, past: list[dict[str, Any]], scores: FrameDice) -> None:
+        """Append the record; keep the weights where Dice, or in the quality phase the predicted Dice's MAE, is best."""
+        mae = None if np.isnan(scores.predicted).any() else scores.mae
+        score = -scores.mae if phase == "quality" else scores.dice
+        better = all(score > record["score"] for record in past)
+        if better:
+            self.best = files.snapshot(self._module)
+        record = {"epoch": len(self.history), "phase": phase, "dice_selection": scores.dice, "mae_selection": mae}
+        self.history.append(record | {"score": score, "waited": 0 if better else past[-1]["waited"] + 1})
+
+    def facts(self) -> Training:
+        """What is stored beside the weights; puts the best ones into the module."""
+        self._module.load_state_dict(self.best)
+        batch_size = self._config.batch_size
+        selection = self._learner.score(self._frames["selection"], batch_size)
+        return Training(
+            seed=self._seed,
+            dice_constant=self._learner.score(self._frames["quality"], batch_size, quality=False).dice,
+            dice_selection=selection.dice,
+            mae_selection=selection.mae,
+            config=to_json(self._config),
+            data=self._dataset.name,
+            data_sha256=self._dataset.sha256,
+        )
+
+    def save(self) -> None:
+        """Write checkpoint and history."""
+        tensors = (
+            files.prefixed("weights", self._module.state_dict())
+            | files.prefixed("best", self.best)
+            | files.prefixed("optimiser", files.optimiser_tensors(self._optimiser))
+        )
+        state = {"kind": "train", "fingerprint": self._fingerprint, "seed": self._seed, "history": self.history}
+        files.save_checkpoint(self._out / CHECKPOINT_FOLDER, files.Checkpoint(tensors, state))
+        write_history(self._out, self.history)
+
+    def _resume(self) -> None:
+        folder = self._out / CHECKPOINT_FOLDER
+        saved = files.load_checkpoint(folder)
+        if saved is None:
+            return
+        files.check_fingerprint(saved, self._fingerprint, self._out)
+        self.history = [dict(record) for record in saved.state["history"]]
+        if self.history[-1]["phase"] == "quality":
+            self._begin("quality")
+        best = files.without_prefix("best", saved.tensors)
+        files.restore_module(self._module, best, folder)
+        self.best = files.snapshot(self._module)
+        files.restore_module(self._module, files.without_prefix("weights", saved.tensors), folder)
+        files.restore_optimiser(self._optimiser, files.without_prefix("optimiser", saved.tensors))

@@ -1,0 +1,79 @@
+"""Trained weights on disk: `architecture.json`, `weights.safetensors`, and facts about them in `training.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from latencykit.architecture import Network, network_graph, read_architecture, write_architecture
+from latencykit.errors import InputError
+from latencykit.files import write_bytes, write_json
+from latencykit.schema import decode, read_json, to_json
+from nas.checkpoint import read_tensors, restore_module, tensors_to_bytes
+from nas.learning import ARCHITECTURE_FILE
+from nas.modules import GraphModule
+
+WEIGHTS_FILE = "weights.safetensors"
+TRAINING_FILE = "training.json"
+TRAINING_SCHEMA = 1
+MAX_TRAINING_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Training:
+    """Facts about trained weights.
+
+    Attributes:
+        seed: of the training.
+        dice_constant: mean Dice of the segmentation on the quality network's training patients: what a predictor
+            that does not look would say.
+        dice_selection: mean Dice on the selection patients, by which the epoch was chosen.
+        mae_selection: mean absolute error of the predicted Dice there.
+        config: the `TrainConfig`.
+        data: name of the data set.
+        data_sha256: hash of the patients given.
+    """
+
+    seed: int
+    dice_constant: float
+    dice_selection: float
+    mae_selection: float
+    config: dict[str, Any]
+    data: str
+    data_sha256: str
+    schema: int = TRAINING_SCHEMA
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network pair on the CPU, in evaluation mode."""
+
+    network: Network
+    module: GraphModule
+    training: Training
+
+
+def save_trained(out: Path, network: Network, weights: Mapping[str, Tensor], training: Training) -> None:
+    """Write the three files; `training.json` comes last and says that the others are whole."""
+    write_architecture(out / ARCHITECTURE_FILE, network)
+    write_bytes(out / WEIGHTS_FILE, tensors_to_bytes(weights))
+    write_json(out / TRAINING_FILE, to_json(training))
+
+
+def load_trained(out: Path) -> Trained:
+    """Read what `save_trained` wrote; raises `InputError` where files are missing or do not fit together."""
+    path = out / TRAINING_FILE
+    if not path.exists():
+        raise InputError(f"{out} holds no finished training; `nas train ARCH --seed S --out {out}` makes one.")
+    training = decode(Training, read_json(path, MAX_TRAINING_BYTES), str(path))
+    if training.schema != TRAINING_SCHEMA:
+        raise InputError(f"{path}: schema {TRAINING_SCHEMA} expected, found {training.schema}.")
+    network = read_architecture(out / ARCHITECTURE_FILE)
+    module = GraphModule(network_graph(network), torch.Generator())
+    restore_module(module, read_tensors(out / WEIGHTS_FILE), out / WEIGHTS_FILE)
+    return Trained(network, module.eval(), training)
