@@ -212,6 +212,14 @@ def _conv(writer: _Writer, node: Node, inputs: list[str], output: str) -> None:
         attributes["output_padding"] = [operation.output_padding] * 2
     sources = inputs + [f"{node.name}.{name}" for name in names]
     kind = type(operation).__name__
+    if operation.out_channels == 1:
+        # In its blocked layout onnxruntime pads 1 channel to 8 or 16 and keeps that for all that follows element by
+        # element: resizing and sigmoid cost 16 times. A reshape to the same shape copies nothing and ends the layout.
+        blocked = f"{output}/blocked"
+        writer.activated(blocked, operation.activation, lambda out: writer.op(kind, sources, out, **attributes))
+        shape = writer.constant(f"{output}/shape", np.array(writer.dims(node.name), np.int64))
+        writer.op("Reshape", [blocked, shape], output)
+        return
     writer.activated(output, operation.activation, lambda out: writer.op(kind, sources, out, **attributes))
 
 

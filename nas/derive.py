@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -61,12 +61,3 @@ def _best(edge: Edge, row: npt.NDArray[np.floating]) -> tuple[float, str]:
         ((float(value), name) for value, name in zip(row, edge.candidates, strict=False) if name != ZERO),
         key=lambda pair: pair[0],
     )
-
-
-def chosen_slots(cell_type: CellType, chosen: Sequence[str], cell_nodes: int) -> list[int | None]:
-    """The slot of each edge's choice; None where an edge without the candidate `zero` was deleted."""
-    edges = cell_edges(cell_type, cell_nodes)
-    return [
-        edge.candidates.index(name) if name in edge.candidates else None
-        for edge, name in zip(edges, chosen, strict=True)
-    ]

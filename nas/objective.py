@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latencykit.cost import SearchCosts
-from latencykit.primitives import ZERO
-from latencykit.space import CELL_TYPES, Architecture
-from nas.derive import chosen_slots
+from latencykit.space import CELL_TYPES
 from nas.modules import Probabilities
 
 
@@ -62,14 +60,3 @@ class ExpectedLatency:
     def __call__(self, probabilities: Probabilities) -> Tensor:
         """Latency in ms, differentiable in the probabilities."""
         return self._fixed_ms + sum((probabilities[t] * self._edges_ms[t]).sum() for t in CELL_TYPES)
-
-    def derived_ms(self, architecture: Architecture) -> float:
-        """Latency in ms of one architecture; a deleted edge costs nothing, as `zero` does."""
-        total = self._fixed_ms
-        for cell_type in CELL_TYPES:
-            chosen = architecture.choices[cell_type]
-            slots = chosen_slots(cell_type, chosen, architecture.macro.cell_nodes)
-            for edge, (name, slot) in enumerate(zip(chosen, slots, strict=True)):
-                if name != ZERO and slot is not None:
-                    total += float(self._edges_ms[cell_type][edge, slot])
-        return total

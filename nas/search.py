@@ -148,7 +148,7 @@ class _Epoch:
         where = f"search: the architecture's loss in epoch {self._epoch}, step {step}"
         take_gradients(state.architecture_optimiser, loss, state.logits, where)
         if target_ms is not None:  # dual ascent on the latency of what would be deployed (LightNAS)
-            violation = state.latency.derived_ms(state.architecture()) / target_ms - 1
+            violation = state.costs.total_ms(state.architecture()) / target_ms - 1
             state.multiplier += self._config.target_gain / state.architecture_steps * violation
 
     def _quality_step(self, step: int, indices: Indices) -> None:
@@ -205,7 +205,7 @@ class _Epoch:
             "mse": means["mse"],
             "mse_evaluation": means["mse_evaluation"],
             "expected_ms": float(state.latency(probabilities)),
-            "derived_ms": state.latency.derived_ms(architecture),
+            "derived_ms": state.costs.total_ms(architecture),
             "multiplier": state.multiplier,
             "entropy": state.alphas.entropy(),
             "op_counts": dict(sorted(counts.items())),

@@ -37,7 +37,7 @@ class SearchState:
     Attributes:
         learner: the supernet and how it is run.
         alphas: the architecture parameters; `architecture_optimiser` has these alone, `weight_optimiser` the weights.
-        latency: LAT(alpha).
+        costs, latency: ms of each choice, and LAT(alpha) made of them.
         multiplier: of the latency's violation, where there is a target.
         frames: the patients, by what they are for.
         history: one record an epoch.
@@ -57,7 +57,7 @@ class SearchState:
         self.learner = Learner(module, config.precision, config.device, config.stop_gradient)
         generator = torch_generator(seed, Stream.ARCHITECTURE)
         self.alphas = ArchitectureParameters(macro.cell_nodes, generator).to(config.device)
-        self.latency = ExpectedLatency(costs, config.device)
+        self.costs, self.latency = costs, ExpectedLatency(costs, config.device)
         self.weights = [*module.parameters()]
         self.quality_weights = module.quality_parameters()
         self.logits = [*self.alphas.parameters()]
