@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latencykit.errors import InputError, LatencyKitError
-from latencykit.host import check_threads
 from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
+from latencykit.topology import check_threads
 from latencykit.worker import Item, Job, job_to_json
 
 NETWORK_PROTOCOL = Protocol(samples=30, block_us=0, warmup_ms=50, processes=3)

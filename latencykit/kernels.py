@@ -63,6 +63,12 @@ class Kernel:
     outputs: int
     output_shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if self.op in _CONVOLUTIONS and not all(len(i.shape) >= 3 for i in (*self.inputs, KernelInput("none"))[:2]):
+            raise InputError(f"a kernel {self.op} has the inputs {self.inputs}; expected a tensor and its weights first.")
+        if self.op in _MATRIX_PRODUCTS and not (self.inputs and self.inputs[0].shape):
+            raise InputError(f"a kernel {self.op} has the inputs {self.inputs}; expected a matrix first.")
+
     def attribute(self, name: str) -> Attribute | None:
         """The value of an attribute, None where it is absent."""
         return dict(self.attributes).get(name)
@@ -83,7 +89,7 @@ class Kernel:
         facts = []
         if self.op in _CONVOLUTIONS:
             weight, groups = self.inputs[1].shape, self.attribute("group")
-            facts = [f"{weight[2]}x{weight[3]}", f"{weight[0]} out"]
+            facts = ["x".join(map(str, weight[2:])), f"{weight[0]} out"]
             for name, word in (("strides", "stride"), ("dilations", "dilation")):
                 if isinstance(value := self.attribute(name), tuple) and max(value) > 1:
                     facts.append(f"{word} {value[0]}")

@@ -1,15 +1,18 @@
 """What a measurement is: its raw samples, what follows from them, and what to mistrust.
 
 Samples are kept by process, since two processes differ more than two samples of one (Kalibera and Jones).
-Only numpy is imported: the measuring process uses this module too.
+Beside the errors only numpy is imported: the measuring process uses this module too.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from latencykit.errors import InputError, UsageError
 
 BOOTSTRAP_RESAMPLES = 2000
 CONFIDENCE_PCT = 95.0
@@ -31,6 +34,9 @@ class Protocol:
         warmup_ms: calls are made for at least this long before the first sample, and at least three of them.
         pace_hz: None is back to back; otherwise one call starts every 1 / pace_hz seconds and is timed alone.
         processes: fresh processes, over which the interval is bootstrapped.
+
+    Raises:
+        UsageError: nothing would be measured, or in no rhythm.
     """
 
     samples: int = 15
@@ -38,6 +44,16 @@ class Protocol:
     warmup_ms: float = 5.0
     pace_hz: float | None = None
     processes: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "processes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"the protocol's `{name}` is {getattr(self, name)}; expected at least 1.")
+        for name in ("block_us", "warmup_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"the protocol's `{name}` is {getattr(self, name)}; expected at least 0.")
+        if self.pace_hz is not None and not 0 < self.pace_hz < math.inf:
+            raise UsageError(f"the protocol's `pace_hz` is {self.pace_hz}; expected more than 0, or None.")
 
 
 @dataclass(frozen=True)
@@ -51,9 +67,21 @@ class Caution:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Microseconds of one call, by process and sample."""
+    """Microseconds of one call, by process and sample.
+
+    Raises:
+        InputError: no samples, or one that is not a positive number.
+    """
 
     samples_us: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.samples_us or not all(self.samples_us):
+            raise InputError("a measurement without samples; every process must have at least one.")
+        for samples in self.samples_us:
+            for value in samples:
+                if not 0 < value < math.inf:
+                    raise InputError(f"a measurement's sample is {value} us; expected a positive number.")
 
     @property
     def processes(self) -> int:

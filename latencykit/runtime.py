@@ -7,6 +7,7 @@ read back from the system and returned with the session.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Session:
         if pin:
             os.sched_setaffinity(0, {cpus[0]})
         workers = sorted(_thread_ids() - before)
-        self.affinity = tuple(_allowed_cpus(thread) for thread in (os.getpid(), *workers)) if before else ()
+        self.affinity = tuple(_allowed_cpus(thread) for thread in (threading.get_native_id(), *workers)) if before else ()
 
     def __enter__(self) -> Session:
         return self
@@ -125,13 +126,23 @@ class Session:
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
     def bound(self, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        """A call without copies in or out: inputs and outputs are bound once, outputs reuse their memory."""
+        """A call without copies in or out: inputs and outputs are bound once, outputs reuse their memory.
+
+        It is called once here, so that a model that loads but cannot run is known before anything is timed.
+
+        Raises:
+            InputError: onnxruntime cannot run the model.
+        """
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
         for output in self._session.get_outputs():
             binding.bind_output(output.name)
         session = self._session
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's errors share no base class but Exception
+            raise InputError(f"onnxruntime loads the model and cannot run it: {error}") from error
         return lambda: session.run_with_iobinding(binding)
 
 

@@ -202,7 +202,7 @@ def _check_sentinel(setting: Setting, sentinel: Item, journal: Journal, protocol
     if abs(change_pct) > SENTINEL_LIMIT_PCT:
         raise NotComparableError(
             f"the sentinel kernel took {np.median(before):.1f} us when this build began and takes {np.median(now):.1f} "
-            f"us now ({change_pct:+.0f} %, at most {SENTINEL_LIMIT_PCT:.0f} % expected): another machine or a busy one. "
+            f"us now ({change_pct:+.0f} %; at most {SENTINEL_LIMIT_PCT:.0f} % expected): another machine, or busy. "
             f"Free it of other work and run the same command again, or delete {journal.path} to start over."
         )
 

@@ -5,6 +5,7 @@ The clock and the sleep are arguments, so tests run it on a simulated clock.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -43,7 +44,7 @@ def _warm_up(call: Callable[[], object], protocol: Protocol, clock: Clock) -> in
         calls += 1
     if fastest_ns <= 0:
         return MAX_REPEATS if protocol.block_us else 1
-    return max(1, min(MAX_REPEATS, round(protocol.block_us * 1000 / fastest_ns)))
+    return max(1, min(MAX_REPEATS, math.ceil(protocol.block_us * 1000 / fastest_ns)))
 
 
 def _block_ns(call: Callable[[], object], repeats: int, clock: Clock) -> int:

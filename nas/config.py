@@ -111,6 +111,7 @@ class TrainConfig:
     quality_share: float = 0.25  # of the patients, unseen by the segmentation
     selection_share: float = 0.15  # of the patients, to choose the best epoch by
     rate: float = 3e-3  # AdamW, peak of the one-cycle schedule
+    quality_rate: float = 1e-3  # the same for the quality phase
     weight_decay: float = 1e-4
     clip: float = 5.0  # largest norm of the gradient
     lambda_quality: float = 1.0  # of the quality loss beside the segmentation's; 0 leaves it to the second phase
@@ -122,7 +123,7 @@ class TrainConfig:
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
-        _positive("train", self, "epochs", "batch_size", "rate", "clip")
+        _positive("train", self, "epochs", "batch_size", "rate", "quality_rate", "clip")
         _not_negative("train", self, "quality_epochs", "patience", "weight_decay", "lambda_quality", "dice_weight")
         _shares("train", self.segmentation_share, self.quality_share, self.selection_share)
         if self.max_steps_per_epoch is not None:

@@ -129,14 +129,16 @@ class _Run:
         if phase == "quality" and not past:  # go on from the best segmentation
             self._module.load_state_dict(self.best)
             self._begin(phase)
-        epochs = config.quality_epochs if phase == "quality" else config.epochs
+        epochs, rate = (config.epochs, config.rate)
+        if phase == "quality":
+            epochs, rate = config.quality_epochs, config.quality_rate
         position = (PHASES.index(phase), len(past))
         frames = self._frames[phase]
         rng = numpy_generator(self._seed, Stream.ORDER, *position)
         batches = shuffled_batches(len(frames), config.batch_size, rng, config.max_steps_per_epoch)
         self._module.train_parts(segmentation=phase == "segmentation", quality=True)
         for step, indices in enumerate(batches):
-            set_rate(self._optimiser, one_cycle_rate(config.rate, (len(past) + step / len(batches)) / epochs))
+            set_rate(self._optimiser, one_cycle_rate(rate, (len(past) + step / len(batches)) / epochs))
             loss = (self._quality_loss if phase == "quality" else self._joint_loss)(indices, (*position, step), means)
             where = f"train: the loss of the {phase} in epoch {len(past)}, step {step}"
             take_step(self._optimiser, loss, self._parameters, config.clip, where)

@@ -1,0 +1,340 @@
+"""The command line `nas`: a subcommand a stage, each reading files and writing one artefact.
+
+Exit codes are those of `latencykit` (`latencykit.errors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import click
+
+from latencykit.architecture import read_architecture, write_architecture
+from latencykit.cli import write_samples
+from latencykit.console import emit, json_option, run_cli
+from latencykit.coverage import stride_macros
+from latencykit.errors import UsageError
+from latencykit.host import physical_cpus
+from latencykit.macro import Macro, read_macro
+from latencykit.schema import to_json
+
+FILE = click.Path(path_type=Path)
+DEMO = "demo.toml"
+MOST_THREADS = 4
+"""Of the ultrasound machine's processor; a demo takes as many where there are so many physical cores."""
+
+_config = click.option("--config", type=FILE, help="A run's TOML file; the embedded demo's where absent.")
+_seed = click.option("--seed", default=0, show_default=True, help="Of everything random.")
+
+
+def main() -> None:
+    """Entry point of `nas`."""
+    run_cli(cli)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="latencykit")
+def cli() -> None:
+    """Search a segmentation and a quality-control network under a CPU's latency."""
+
+
+@cli.command("sample")
+@click.option("--seed", required=True, type=int)
+@click.option("--count", required=True, type=int)
+@click.option("--out", required=True, type=FILE, help="Folder for 000.json, 000.onnx, ...")
+@click.option("--stride", type=int, help="Input stride of both networks; overrides --macro's.")
+@click.option("--macro", "macro_path", type=FILE, help="JSON file of a macro configuration.")
+@json_option
+def sample_command(
+    seed: int, count: int, out: Path, stride: int | None, macro_path: Path | None, as_json: bool
+) -> None:
+    """Draw random architectures: the same as `latencykit sample`.
+
+    Example: nas sample --seed 7 --count 5 --out samples
+    """
+    macro = read_macro(str(macro_path)) if macro_path else Macro()
+    written = write_samples(seed, count, out, stride_macros(macro, [stride])[0] if stride is not None else macro)
+    emit(as_json, "sample", {"files": written}, written)
+
+
+@cli.command("search")
+@_config
+@click.option("--row", "row_name", help="Which of the configuration's searched rows; the first where absent.")
+@click.option("--target-ms", type=float, help="Steer the search to this latency.")
+@_seed
+@click.option("--out", required=True, type=FILE, help="The search's run folder.")
+@json_option
+def search_command(
+    config: Path | None, row_name: str | None, target_ms: float | None, seed: int, out: Path, as_json: bool
+) -> None:
+    """Search an architecture on the patients of `train`; started again, it goes on where it was.
+
+    Example: nas search --config run.toml --target-ms 2.0 --out runs/two-ms
+    """
+    from nas.data import load
+    from nas.figures import history_figure, read_history, save_figure
+    from nas.latency import ensure_table, search_costs
+    from nas.search import search
+
+    run = _load(config)
+    rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
+    if not rows:
+        raise UsageError(f"the configuration has no searched row {row_name or ''}; add one, or name another with --row.")
+    settings = run.search_of(rows[0])
+    if target_ms is not None:
+        settings = replace(settings, target_ms=target_ms)
+    macro = rows[0].macro or Macro()
+    table = ensure_table(Path(run.table), [macro], run.threads)
+    costs = search_costs(table, run.threads[-1], macro, Path(run.table).parent / "costs")
+    result = search(settings, load(run.data).of_split("train"), macro, costs, seed, out)
+    save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
+    data = {
+        "run": str(out), "architecture": str(out / "architecture.json"), "epochs": len(result.history),
+        "derived_ms": result.history[-1]["derived_ms"], "expected_ms": result.history[-1]["expected_ms"],
+    }  # fmt: skip
+    line = f"{out}/architecture.json: {data['derived_ms']:.3f} ms by the table; {out}/history.png"
+    emit(as_json, "search", data, [line])
+
+
+@cli.command("derive")
+@click.argument("run", type=FILE)
+@click.option("--rule", type=click.Choice(["argmax", "two-strongest"]), default="argmax", show_default=True)
+@click.option("--out", type=FILE, help="Where to write the architecture; RUN/architecture.json where absent.")
+@json_option
+def derive_command(run: Path, rule: str, out: Path | None, as_json: bool) -> None:
+    """Choose one operation an edge from a search's architecture parameters.
+
+    Example: nas derive runs/two-ms --rule two-strongest --out two.json
+    """
+    from nas.search_state import derive_run
+
+    architecture = derive_run(run, rule)  # type: ignore[arg-type]  # click has checked the choice
+    target = out or run / "architecture.json"
+    write_architecture(target, architecture)
+    emit(as_json, "derive", {"architecture": str(target), "choices": to_json(architecture.choices)}, [str(target)])
+
+
+@cli.command("train")
+@click.argument("architecture", type=FILE)
+@_config
+@click.option("--seed", required=True, type=int, help="Of everything random.")
+@click.option("--out", required=True, type=FILE, help="The training's run folder.")
+@json_option
+def train_command(architecture: Path, config: Path | None, seed: int, out: Path, as_json: bool) -> None:
+    """Train a network pair, searched or hand-made, on the patients of `train`.
+
+    Example: nas train runs/two-ms/architecture.json --seed 0 --out runs/two-ms-trained
+    """
+    from nas.data import load
+    from nas.train import train
+
+    run = _load(config)
+    trained = train(read_architecture(architecture), load(run.data).of_split("train"), run.train, seed, out)
+    facts = trained.training
+    data = {"run": str(out), "dice_selection": facts.dice_selection, "mae_selection": facts.mae_selection}
+    emit(as_json, "train", data, [f"{out}: Dice {facts.dice_selection:.4f} on the selection patients"])
+
+
+@cli.command("export")
+@click.argument("run", type=FILE)
+@click.option("--out", required=True, type=FILE, help="The ONNX file.")
+@json_option
+def export_command(run: Path, out: Path, as_json: bool) -> None:
+    """Write a trained pair as one ONNX file: image in, mask, uncertainty and predicted Dice out.
+
+    Example: nas export runs/two-ms-trained --out two-ms.onnx
+    """
+    from nas.pipeline import export_trained
+    from nas.trained import load_trained
+
+    export_trained(load_trained(run), out)
+    emit(as_json, "export", {"model": str(out), "bytes": out.stat().st_size}, [str(out)])
+
+
+@cli.command("evaluate")
+@click.argument("model", type=FILE)
+@_config
+@click.option("--split", required=True, help="train or valid.")
+@click.option("--final", is_flag=True, help="Allow the report split; the scoring is logged beside the model.")
+@json_option
+def evaluate_command(model: Path, config: Path | None, split: str, final: bool, as_json: bool) -> None:
+    """Score an exported pair: Dice, HD95 and surface distance, and what its predicted Dice is worth.
+
+    Example: nas evaluate two-ms.onnx --split valid --final
+    """
+    from nas.data import load
+    from nas.figures import quality_figure, save_figure
+    from nas.scoring import log_final, score_model
+
+    run = _load(config)
+    if split == run.report_split and not final:
+        raise UsageError(f"{split!r} is the report split, to be scored once, at the end: pass --final where this is it.")
+    dataset = load(run.data)
+    frames = dataset.of_split(split)
+    if split == run.report_split:
+        log_final(model.with_suffix(".final.jsonl"), model.name, run.seeds[0], model, frames)
+    scores = score_model(model, frames)
+    picture = model.with_suffix(f".{split}.png")
+    save_figure(quality_figure({model.stem: scores}), picture)
+    data = {"model": str(model), "split": split, "picture": str(picture), **scores.summary().as_dict()}
+    emit(as_json, "evaluate", data, [f"{key}: {value}" for key, value in data.items()])
+
+
+@cli.command("run")
+@click.argument("config", type=FILE)
+@click.option("--out", type=FILE, help="The results' folder; out/<name of the configuration> where absent.")
+@click.option("--final", is_flag=True, help="Also score the report split, once.")
+@click.option("--jobs", default=1, show_default=True, help="Rows and seeds that train side by side.")
+@json_option
+def run_command(config: Path, out: Path | None, final: bool, jobs: int, as_json: bool) -> None:
+    """Do all of it from one configuration: table, validation, search, training, export, scores, latencies, report.
+
+    Example: nas run run.toml --out results --final --jobs 2
+    """
+    from nas.pipeline import run
+
+    loaded = _load(config)
+    target = out or Path("out") / loaded.name
+    run(loaded, config, target, final, jobs, _say)
+    _show_run(target, as_json, "run")
+
+
+@cli.command("demo")
+@click.option("--out", default=Path("out/demo"), show_default=True, type=FILE)
+@click.option("--jobs", default=2, show_default=True, help="Rows and seeds that train side by side.")
+@json_option
+def demo_command(out: Path, jobs: int, as_json: bool) -> None:
+    """Run the embedded demo: a small real search on phantoms, with this machine's own latency table.
+
+    Example: nas demo --out out/demo
+    """
+    from nas.pipeline import run, with_threads
+
+    threads = min(MOST_THREADS, len(physical_cpus()) or 1)
+    _say(f"demo: {threads} threads, of this machine's physical cores and at most {MOST_THREADS}")
+    with as_file(files("nas") / DEMO) as source:
+        loaded = replace(with_threads(_load(source), threads), table=str(out / "table.json"))
+        run(loaded, source, out, True, jobs, _say)
+    _show_run(out, as_json, "demo")
+
+
+@cli.command("table")
+@click.argument("directory", type=FILE)
+@click.option("--split", help="valid or selection; where there are several, the report split.")
+@click.option("--threads", type=int, help="Thread count of the latencies.")
+@click.option("--pace", "pace_hz", type=float, help="Calls a second of the latencies; 0 is back to back.")
+@click.option("--subset", type=click.Choice(["all", "clean", "degraded"]), default="all", show_default=True)
+@click.option("--reference", help="Row that the latency reduction is relative to.")
+@click.option("--markdown", is_flag=True, help="As Markdown.")
+@json_option
+def table_command(
+    directory: Path, split: str | None, threads: int | None, pace_hz: float | None, subset: str,
+    reference: str | None, markdown: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Print Table II from stored results.
+
+    Example: nas table benchmarks/results/camus
+    """
+    from nas.results import choose_selection, read_results
+    from nas.table import REFERENCE_ROW, build_table, markdown_table, rich_table
+
+    results = read_results(directory / "results.csv")
+    splits = {result.split for result in results}
+    split = split or next(iter(sorted(splits - {"selection"})), "selection")
+    selection = choose_selection(results, split, subset, threads, pace_hz)  # type: ignore[arg-type]  # checked by click
+    rows = {result.row for result in selection.of(results)}
+    table = build_table(
+        results,
+        selection,
+        reference=reference or (REFERENCE_ROW if REFERENCE_ROW in rows else results[0].row),
+        best_by="selection" if "selection" in splits else None,
+    )
+    emit(as_json, "table", table.as_dict(), [markdown_table(table) if markdown else rich_table(table), *table.notes])
+
+
+@cli.command("cells")
+@click.argument("architecture", type=FILE)
+@click.option("--out", type=FILE, help="SVG or PNG; beside the architecture where absent.")
+@json_option
+def cells_command(architecture: Path, out: Path | None, as_json: bool) -> None:
+    """Draw the four cells of a searched architecture (Fig. 4).
+
+    Example: nas cells out/demo/nas-latency/architecture.json --out cells.svg
+    """
+    from nas.cells import draw_cells
+
+    target = out or architecture.with_name("cells.svg")
+    draw_cells(read_architecture(architecture), target)
+    emit(as_json, "cells", {"picture": str(target)}, [str(target)])
+
+
+@cli.command("pareto")
+@click.argument("directory", type=FILE)
+@json_option
+def pareto_command(directory: Path, as_json: bool) -> None:
+    """Draw latency against Dice from stored results, with the front and its hypervolume.
+
+    Example: nas pareto benchmarks/results/camus
+    """
+    from nas.gallery import summarise
+    from nas.pareto import pareto_front
+
+    front = pareto_front(summarise(directory))
+    picture = directory / "pareto.png"
+    data = {"picture": str(picture), **to_json(front)}
+    on_front = [f"{p.row}: {p.latency_ms:.2f} ms, Dice {p.dice:.4f}" for p in front.points if p.on_front]
+    emit(as_json, "pareto", data, [*on_front, f"hypervolume {front.hypervolume:.4f}; {picture}"])
+
+
+@cli.command("report")
+@click.argument("directory", type=FILE)
+@json_option
+def report_command(directory: Path, as_json: bool) -> None:
+    """Write one offline HTML file with the table and all pictures of a results folder.
+
+    Example: nas report benchmarks/results/camus
+    """
+    from nas.gallery import summarise
+
+    summarise(directory)
+    target = directory / "report.html"
+    emit(as_json, "report", {"report": str(target)}, [str(target)])
+
+
+@cli.command("contact-sheet")
+@click.option("--config", "configs", multiple=True, type=FILE, help="Runs whose data to show; the demo's where absent.")
+@click.option("--out", required=True, type=FILE, help="The PNG.")
+@_seed
+@json_option
+def contact_sheet_command(configs: tuple[Path, ...], out: Path, seed: int, as_json: bool) -> None:
+    """Show random frames with their masks, and statistics of several data sets side by side.
+
+    Example: nas contact-sheet --config a.toml --config b.toml --out sheet.png
+    """
+    from nas.data import contact_sheet, load
+
+    contact_sheet([load(_load(config).data) for config in configs or (None,)], out, seed)
+    emit(as_json, "contact-sheet", {"picture": str(out)}, [str(out)])
+
+
+def _load(config: Path | None):  # noqa: ANN202  # the type is imported with torch, when it is needed
+    from nas.config import load_run
+
+    if config is not None:
+        return load_run(config)
+    with as_file(files("nas") / DEMO) as source:
+        return load_run(source)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _show_run(out: Path, as_json: bool, command: str) -> None:
+    made = sorted(str(path) for path in out.glob("*") if path.is_file()) + sorted(map(str, out.glob("*/model.onnx")))
+    table = (out / "table.md").read_text(encoding="utf-8")
+    emit(as_json, command, {"out": str(out), "files": made}, [table, "made:", *(f"  {path}" for path in made)])
+
+

@@ -1,0 +1,149 @@
+"""Every picture and the report of a results folder, made again from what is stored there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latencykit.architecture import read_architecture
+from latencykit.files import write_json, write_text
+from latencykit.runtime import Session, Setting
+from latencykit.schema import decode, read_json, to_json
+from latencykit.table import Table as LatencyTable
+from nas.cells import draw_cells
+from nas.config import RunConfig
+from nas.data import Dataset
+from nas.figures import Frame, history_figure, qualitative_figure, quality_figure, read_history, save_figure
+from nas.metrics import FrameScores
+from nas.pareto import pareto_front, plot_pareto
+from nas.provenance import file_sha256
+from nas.report import RESULTS_NAME, Provenance, write_report
+from nas.results import Selection, choose_selection, read_results
+from nas.scoring import stored_scores
+from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
+from nas.train import training_parts
+from nas.workspace import SeedFolder, Workspace
+
+SELECTION = "selection"
+"""Split of the patients that epochs and seeds are chosen by, inside of `train`."""
+CONFIG_FILE = "run.toml"
+FACTS_FILE = "facts.json"
+MAX_FACTS_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report says beside the results: kept with them, so that it can be written again without the data."""
+
+    title: str
+    split: str
+    data_statement: str
+    facts: dict[str, str]
+
+
+SHOWN_QUANTILES = (0.02, 0.2, 0.5, 0.8, 0.98)
+"""Frames of these ranks by Dice stand in the strip of predicted masks: good and bad ones, not chosen by hand."""
+
+
+def make_gallery(
+    config: RunConfig, dataset: Dataset, table: LatencyTable | None, workspace: Workspace, split: str
+) -> None:
+    """Draw histories, cells, quality, frames and the front, and write Table II and the report.
+
+    Args:
+        config: the run.
+        dataset: its data.
+        table: the latency table, None where nothing was searched.
+        workspace: the results' folder, scored and timed.
+        split: the split to show.
+    """
+    best = {row.name: _best_seed(config, workspace, row.name) for row in config.rows}
+    searched = [row.name for row in config.rows if row.kind == "search"]
+    if searched:
+        histories = {name: read_history(best[name].search / "history.jsonl") for name in searched}
+        save_figure(history_figure(histories), workspace.root / "history.png")
+    for name in searched:
+        network = read_architecture(workspace.row(name) / "architecture.json")
+        file = "cells.svg" if name == searched[-1] else f"cells-{name}.svg"
+        draw_cells(network, workspace.root / file, title=name)
+
+    shown: dict[str, tuple[Dataset, FrameScores]] = {}
+    for row in config.rows:
+        frames = dataset.of_split(config.report_split)
+        if split != config.report_split:
+            seed = int(best[row.name].path.name.removeprefix("seed"))
+            frames = training_parts(dataset.of_split("train"), config.train_of(row), seed)[split]
+        scores = stored_scores(best[row.name].scores(split), best[row.name].model, frames)
+        if scores is not None:
+            shown[row.name] = frames, scores
+    save_figure(quality_figure({name: scores for name, (_, scores) in shown.items()}), workspace.root / "quality.png")
+    name = (searched or list(shown))[-1]
+    save_figure(qualitative_figure(_frames(workspace.row(name) / "model.onnx", *shown[name])), workspace.root / "qualitative.png")
+    facts = Facts(config.name, split, config.data_statement, _facts(dataset, table))
+    write_json(workspace.root / FACTS_FILE, to_json(facts))
+    summarise(workspace.root)
+
+
+def _best_seed(config: RunConfig, workspace: Workspace, row: str) -> SeedFolder:
+    """The seed whose model was copied to the row's folder."""
+    chosen = file_sha256(workspace.row(row) / "model.onnx")
+    return next(f for seed in config.seeds if file_sha256((f := workspace.seed(row, seed)).model) == chosen)
+
+
+def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:
+    """Write `table.md`, `pareto.png` and `report.html` of a results folder from its `results.csv` and `facts.json`.
+
+    Args:
+        root: the folder.
+        selection: which lines; what `facts.json` says where None.
+        reference: row that the latency reduction is relative to; `unet16`, or the first row.
+
+    Returns:
+        Table II.
+    """
+    facts = decode(Facts, read_json(root / FACTS_FILE, MAX_FACTS_BYTES), str(root / FACTS_FILE))
+    results = read_results(root / RESULTS_NAME)
+    selection = selection or choose_selection(results, split=facts.split)
+    rows = [result.row for result in selection.of(results)]
+    reference = reference or (REFERENCE_ROW if REFERENCE_ROW in rows else rows[0])
+    table = build_table(results, selection, reference=reference, best_by=SELECTION)
+    write_text(root / "table.md", markdown_table(table))
+    plot_pareto(pareto_front(table), root / "pareto.png")
+    provenance = Provenance(facts.data_statement, facts.facts["data sha256"], facts.facts)
+    configuration = (root / CONFIG_FILE).read_text(encoding="utf-8")
+    write_report(root, table, provenance, {CONFIG_FILE: configuration}, title=facts.title)
+    return table
+
+
+def _facts(dataset: Dataset, table: LatencyTable | None) -> dict[str, str]:
+    facts = {"data": dataset.name, "data sha256": dataset.sha256}
+    if table is not None:
+        verdict = "fit" if table.doctor.get("fit") else "unfit, see the table's `doctor`"
+        facts |= {"CPU": str(table.cpu.model), "table": table.checksum, "machine while the table was measured": verdict}
+        facts["onnxruntime of the table"] = table.runtime["onnxruntime"]
+    return facts
+
+
+def _frames(model: Path, dataset: Dataset, scores: FrameScores) -> list[Frame]:
+    order = np.argsort(scores.dice)
+    indices = [int(order[round(q * (len(order) - 1))]) for q in SHOWN_QUANTILES]
+    shown = []
+    with Session(model, Setting(threads=1, pinned=False), ()) as session:
+        for index in dict.fromkeys(indices):
+            image = dataset.rgb(index)
+            outputs = session.run({"image": image})
+            shown.append(
+                Frame(
+                    image[0].mean(axis=0),
+                    dataset.masks[index].astype(bool),
+                    outputs["mask"][0, 0] > 0.5,
+                    outputs["uncertainty"][0, 0],
+                    float(scores.dice[index]),
+                    float(scores.dice_predicted[index]),
+                    f"{dataset.patients[index]} {dataset.frame[index]}{' (bad)' if dataset.degraded[index] else ''}",
+                )
+            )
+    return shown
+

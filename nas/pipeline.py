@@ -1,0 +1,240 @@
+"""`nas run`: table, validation, search, training, export, scores, latencies, pictures, report; resumable stage by stage.
+
+What is finished is found by its files and not done again; an interrupted search or training goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from latencykit.architecture import Network, network_graph, read_architecture
+from latencykit.baselines import Baseline
+from latencykit.bench import MeasuredModel
+from latencykit.cost import SearchCosts
+from latencykit.errors import UsageError
+from latencykit.files import write_text
+from latencykit.macro import Macro
+from latencykit.table import Table
+from nas.config import Row, RunConfig
+from nas.data import Dataset, load
+from nas.export import export
+from nas.flops import paper_flops
+from nas.gallery import CONFIG_FILE, SELECTION, make_gallery
+from nas.latency import ensure_table, measure_rows, search_costs, validate_table
+from nas.metrics import FrameScores
+from nas.provenance import commit, file_sha256
+from nas.results import Result, Subset, append
+from nas.scoring import DICE_CONSTANT_KEY, log_final, score_model, stored_scores, write_scores
+from nas.search import search
+from nas.train import train, training_parts
+from nas.trained import Trained
+from nas.workspace import Workspace
+
+MEASURING_PROCESSES = 3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row under one seed: an independent search and training."""
+
+    config: RunConfig
+    row: Row
+    seed: int
+    costs: SearchCosts | None
+    root: Path
+    torch_threads: int
+
+
+def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say: Say) -> None:
+    """Do everything that a configuration asks for.
+
+    Args:
+        config: the run.
+        source: its TOML file, copied to the results.
+        out: the results' folder.
+        final: also score the report split, once.
+        jobs: rows and seeds that train side by side, each on its share of the processors.
+        say: told what begins.
+
+    Raises:
+        LatencyKitError: whatever a stage raises; what was done is kept.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs is {jobs}; at least 1 expected.")
+    workspace = Workspace(out)
+    for row in config.rows:
+        workspace.row(row.name)
+    write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
+    say(f"data: {config.data.kind}")
+    dataset = load(config.data)
+    macros = list(dict.fromkeys(row.macro or Macro() for row in config.rows if row.kind == "search"))
+    table: Table | None = None
+    costs: dict[Macro, SearchCosts] = {}
+    if macros:
+        say(f"latency table {config.table}, threads {', '.join(map(str, config.threads))}")
+        table = ensure_table(Path(config.table), macros, config.threads)
+        threads = config.threads[-1]
+        validate_table(table, macros[-1], threads, config.validation_networks, out)
+        costs = {macro: search_costs(table, threads, macro, out / "costs") for macro in macros}
+    _train_all(config, costs, workspace, jobs, say)
+    say("scores")
+    scores = dict(_score_all(config, dataset, workspace, final))
+    _choose_best(config, workspace, scores)
+    say("latencies")
+    latencies = _time_all(config, workspace)
+    write_results(config, source, table, workspace, scores, latencies, dataset)
+    say("pictures and report")
+    make_gallery(config, dataset, table, workspace, SELECTION if not final else config.report_split)
+
+
+def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Workspace, jobs: int, say: Say) -> None:
+    """Search and train every row under every seed, `jobs` at a time, each on its share of the processors."""
+    share = max(1, torch.get_num_threads() // jobs)
+    tasks = [
+        Task(
+            config, row, seed, costs[row.macro or Macro()] if row.kind == "search" else None, workspace.root, share
+        )
+        for seed in config.seeds
+        for row in config.rows
+        if not workspace.seed(row.name, seed).model.exists()
+    ]
+    say(f"search and train: {len(tasks)} of {len(config.seeds) * len(config.rows)} to do")
+    if jobs == 1:
+        for done, task in enumerate(tasks, start=1):
+            say(f"  {_do_task(task)} ({done}/{len(tasks)})")
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_do_task, task) for task in tasks]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                say(f"  {future.result()} ({done}/{len(tasks)})")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _do_task(task: Task) -> str:
+    """Search (where the row is searched), train, export; returns a line that says what came of it."""
+    torch.set_num_threads(task.torch_threads)
+    dataset = load(task.config.data).of_split("train")
+    folder = Workspace(task.root).seed(task.row.name, task.seed)
+    network: Network
+    if task.costs is None:
+        network = task.row.baseline or Baseline()
+    else:
+        settings, macro = task.config.search_of(task.row), task.row.macro or Macro()
+        found = folder.search / "architecture.json"
+        if not found.exists():
+            search(settings, dataset, macro, task.costs, task.seed, folder.search)
+        network = read_architecture(found)
+    trained = train(network, dataset, task.config.train_of(task.row), task.seed, folder.train)
+    export_trained(trained, folder.model)
+    return f"{task.row.name} seed {task.seed}: selection Dice {trained.training.dice_selection:.3f}"
+
+
+def export_trained(trained: Trained, path: Path) -> None:
+    """Export with what its scores need, and where the weights come from, in the graph's metadata."""
+    training = trained.training
+    facts = {
+        DICE_CONSTANT_KEY: repr(training.dice_constant),
+        "seed": str(training.seed),
+        "data": training.data,
+        "data_sha256": training.data_sha256,
+    }
+    export(trained.module, path, facts)
+
+
+def _score_all(
+    config: RunConfig, dataset: Dataset, workspace: Workspace, final: bool
+) -> Iterator[tuple[tuple[str, int, str], FrameScores]]:
+    """Scores by (row, seed, split): always on the selection patients, on the report split with `final`."""
+    train_set, report_set = dataset.of_split("train"), dataset.of_split(config.report_split)
+    for row in config.rows:
+        for seed in config.seeds:
+            folder = workspace.seed(row.name, seed)
+            selection = training_parts(train_set, config.train_of(row), seed)[SELECTION]
+            splits = {SELECTION: selection} | ({config.report_split: report_set} if final else {})
+            for split, frames in splits.items():
+                scores = stored_scores(folder.scores(split), folder.model, frames)
+                if scores is None:
+                    if split != SELECTION:
+                        log_final(workspace.final_log, row.name, seed, folder.model, frames)
+                    scores = score_model(folder.model, frames)
+                    write_scores(folder.scores(split), scores, folder.model, frames)
+                yield (row.name, seed, split), scores
+
+
+def _choose_best(config: RunConfig, workspace: Workspace, scores: dict[tuple[str, int, str], FrameScores]) -> None:
+    """Copy the model of each row's best seed on the selection patients to the row's folder."""
+    for row in config.rows:
+        best = max(config.seeds, key=lambda seed: scores[row.name, seed, SELECTION].dice.mean())
+        folder = workspace.seed(row.name, best)
+        shutil.copyfile(folder.model, workspace.row(row.name) / "model.onnx")
+        shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
+
+
+def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, float], MeasuredModel]:
+    """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
+    folders = [workspace.seed(row.name, seed) for row in config.rows for seed in config.seeds]
+    models = {folder.model: folder.train / "architecture.json" for folder in folders}
+    found = {}
+    for threads in config.threads:
+        for pace_hz in (None, config.pace_hz):
+            for model, measured in measure_rows(models, threads, pace_hz, MEASURING_PROCESSES).items():
+                found[model, threads, pace_hz or 0.0] = measured
+    return found
+
+
+def write_results(
+    config: RunConfig,
+    source: Path,
+    table: Table | None,
+    workspace: Workspace,
+    scores: dict[tuple[str, int, str], FrameScores],
+    latencies: dict[tuple[Path, int, float], MeasuredModel],
+    dataset: Dataset,
+) -> None:
+    """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
+    lines = []
+    for (name, seed, split), frames in scores.items():
+        folder = workspace.seed(name, seed)
+        graph = network_graph(read_architecture(folder.train / "architecture.json"))
+        row = next(row for row in config.rows if row.name == name)
+        shown = dataset.of_split(config.report_split)
+        if split == SELECTION:
+            shown = training_parts(dataset.of_split("train"), config.train_of(row), seed)[SELECTION]
+        subsets: dict[Subset, FrameScores] = {"all": frames}
+        if shown.degraded.any():
+            subsets |= {"clean": frames.select(~shown.degraded), "degraded": frames.select(shown.degraded)}
+        for subset, subset_scores in subsets.items():
+            summary = subset_scores.summary()
+            for (model, threads, pace_hz), measured in latencies.items():
+                if model != folder.model:
+                    continue
+                lines.append(
+                    Result(
+                        row=name, seed=seed, split=split, degraded=subset,
+                        dice=summary.dice, hd95_mm=summary.hd95_mm, asd_mm=summary.asd_mm, mae=summary.mae,
+                        mae_constant=summary.mae_constant, pearson_r=summary.pearson_r, auroc=summary.auroc,
+                        threads=threads, pace_hz=pace_hz,
+                        p50_ms=measured.measurement.median_us / 1000,
+                        p99_ms=measured.measurement.percentile_us(99) / 1000,
+                        macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
+                        config_sha=file_sha256(source), table_sha=table.checksum if table else "", commit=commit(),
+                    )
+                )  # fmt: skip
+    append(workspace.results, lines)
+
+
+def with_threads(config: RunConfig, threads: int) -> RunConfig:
+    """A configuration that measures at one thread count."""
+    return replace(config, threads=(threads,))

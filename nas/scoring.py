@@ -1,0 +1,101 @@
+"""Scores of exported models, frame by frame, on disk; the report split is scored once and every scoring is logged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latencykit.errors import InputError, UsageError
+from latencykit.files import write_json, write_text
+from latencykit.kernels import read_model
+from latencykit.lowering import onnx_to_graph
+from latencykit.progress import progress
+from latencykit.runtime import Session, Setting
+from latencykit.schema import decode, read_json
+from nas.data import Dataset
+from nas.evaluate import Predictor, predict
+from nas.metrics import FrameScores, frame_scores
+from nas.provenance import file_sha256
+
+DICE_CONSTANT_KEY = "dice_constant"
+"""Metadata of an exported graph: mean Dice on the quality network's training patients, the constant predictor."""
+MAX_SCORES_BYTES = 200_000_000
+_SCORING = Setting(threads=1, pinned=False)
+
+
+def dice_constant_of(model: Path) -> float:
+    """The constant predictor that an exported model brings along; raises `InputError` where it has none."""
+    graph, _ = onnx_to_graph(read_model(model), str(model))
+    try:
+        return float(graph.metadata[DICE_CONSTANT_KEY])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{model} names no {DICE_CONSTANT_KEY}; export it again with `nas export`.") from error
+
+
+def score_model(model: Path, dataset: Dataset) -> FrameScores:
+    """Score an exported model on every frame of a data set through onnxruntime, as it is deployed."""
+    constant = dice_constant_of(model)
+    with Session(model, _SCORING, ()) as session, progress(f"score {len(dataset)} frames", len(dataset)) as advance:
+
+        def counted(image: Any) -> Any:
+            advance()
+            return session.run({"image": image})
+
+        predictor: Predictor = counted
+        found = predict(dataset, predictor)
+    return frame_scores(found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant)
+
+
+@dataclass(frozen=True)
+class _ScoresFile:
+    model_sha: str
+    data_sha: str
+    dice: tuple[float, ...]
+    hd95_mm: tuple[float | None, ...]
+    asd_mm: tuple[float | None, ...]
+    dice_predicted: tuple[float, ...]
+    dice_constant: float
+    acceptance: float
+
+
+def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:
+    """The scores at `path`, None where they are absent or of another model or data set."""
+    if not path.exists():
+        return None
+    file = decode(_ScoresFile, read_json(path, MAX_SCORES_BYTES), str(path))
+    if (file.model_sha, file.data_sha) != (file_sha256(model), dataset.sha256):
+        return None
+    arrays = (file.dice, file.hd95_mm, file.asd_mm, file.dice_predicted)
+    return FrameScores(*(np.array(a, np.float64) for a in arrays), file.dice_constant, file.acceptance)
+
+
+def write_scores(path: Path, scores: FrameScores, model: Path, dataset: Dataset) -> None:
+    """Keep the scores of a model on a data set."""
+    data: dict[str, Any] = {key: value for key, value in asdict(scores).items() if not isinstance(value, np.ndarray)}
+    for name in ("dice", "hd95_mm", "asd_mm", "dice_predicted"):
+        data[name] = [None if np.isnan(value) else float(value) for value in getattr(scores, name)]
+    write_json(path, {"model_sha": file_sha256(model), "data_sha": dataset.sha256, **data})
+
+
+def log_final(log: Path, row: str, seed: int, model: Path, dataset: Dataset) -> None:
+    """Enter a scoring of the report split into its log.
+
+    Raises:
+        UsageError: this row and seed has been scored before with another model: the report split is scored once.
+    """
+    entry = {"row": row, "seed": seed, "model_sha": file_sha256(model), "data_sha": dataset.sha256}
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    for line in lines:
+        before = json.loads(line)
+        if (before["row"], before["seed"]) == (row, seed) and before["model_sha"] != entry["model_sha"]:
+            raise UsageError(
+                f"{row} seed {seed} was scored on the report split before, with other weights ({before['time']}). It is "
+                f"scored once per row; start a new results folder, or state the second look and delete its line in {log}."
+            )
+    entry["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_text(log, "".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))

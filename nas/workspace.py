@@ -1,0 +1,77 @@
+"""Where a run keeps its files.
+
+::
+
+    OUT/
+      results.csv  table.md  report.html  run.toml  final.jsonl
+      validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
+      costs/<hash>.json            what the search paid for each choice
+      <row>/model.onnx             the seed that is best on the selection patients
+      <row>/architecture.json
+      <row>/seed<N>/search/        history.jsonl, checkpoint/, architecture.json
+      <row>/seed<N>/train/         history.jsonl, checkpoint/, weights.safetensors, training.json
+      <row>/seed<N>/model.onnx
+      <row>/seed<N>/scores-<split>.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from latencykit.errors import UsageError
+
+MODEL_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class SeedFolder:
+    """The files of one row under one seed."""
+
+    path: Path
+
+    @property
+    def search(self) -> Path:
+        """The search's run folder."""
+        return self.path / "search"
+
+    @property
+    def train(self) -> Path:
+        """The training's run folder."""
+        return self.path / "train"
+
+    @property
+    def model(self) -> Path:
+        """The exported pair."""
+        return self.path / MODEL_FILE
+
+    def scores(self, split: str) -> Path:
+        """The scores of every frame of a split."""
+        return self.path / f"scores-{split}.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A run's folder."""
+
+    root: Path
+
+    def row(self, name: str) -> Path:
+        """A row's folder; raises `UsageError` for a name that is no plain folder name."""
+        if not name or name != Path(name).name or name.startswith("."):
+            raise UsageError(f"row name {name!r} is no plain folder name; use letters, digits and dashes.")
+        return self.root / name
+
+    def seed(self, row: str, seed: int) -> SeedFolder:
+        """The files of a row under a seed."""
+        return SeedFolder(self.row(row) / f"seed{seed}")
+
+    @property
+    def results(self) -> Path:
+        """The table of all scores."""
+        return self.root / "results.csv"
+
+    @property
+    def final_log(self) -> Path:
+        """Every scoring of the report split, a JSON line each."""
+        return self.root / "final.jsonl"
