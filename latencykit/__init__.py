@@ -3,7 +3,9 @@
 The public names are loaded when first used, so that a measuring process imports nothing that it does not need.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,6 +95,17 @@ __all__ = [
     "validate",
     "write_architecture",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps `cost`, `doctor` and `validate` the functions: importing a submodule would bind its name here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

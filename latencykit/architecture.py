@@ -11,7 +11,7 @@ from latencykit.errors import InputError
 from latencykit.files import write_json
 from latencykit.graph import Graph
 from latencykit.macro import Macro
-from latencykit.schema import decode, read_json
+from latencykit.schema import decode, naming, read_json
 from latencykit.space import Architecture, CellType, instantiate
 
 ARCHITECTURE_SCHEMA = 1
@@ -40,12 +40,16 @@ def architecture_from_json(data: Any, where: str) -> Network:
     if file.schema != ARCHITECTURE_SCHEMA:
         raise InputError(f"{where}: architecture schema {ARCHITECTURE_SCHEMA} expected, found {file.schema}.")
     if file.space == "unet-resnet18":
+        if file.choices is not None:
+            raise InputError(f"{where}: the space 'unet-resnet18' has no `choices`.")
         return decode(Baseline, file.macro, f"{where}: macro")
     if file.space != "paper":
         raise InputError(f"{where}: unknown space {file.space!r}; known are 'paper' and 'unet-resnet18'.")
     if file.choices is None:
         raise InputError(f"{where}: the space 'paper' needs `choices`; `latencykit sample` writes examples.")
-    return Architecture(decode(Macro, file.macro, f"{where}: macro"), file.choices)
+    macro = decode(Macro, file.macro, f"{where}: macro")
+    with naming(where):
+        return Architecture(macro, file.choices)
 
 
 def read_architecture(path: Path) -> Network:

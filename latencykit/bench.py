@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,8 +69,10 @@ def measure_items(
     done: Mapping[str, frozenset[int]] | None = None,
     first: Item | None = None,
     one_model_a_process: bool = False,
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     """Measure items in `protocol.processes` rounds of fresh processes, yielding samples as they come.
+
+    Close it (`contextlib.closing`) where the loop over it may be left early: that ends the measuring process.
 
     Args:
         items: what to time.
@@ -84,6 +86,7 @@ def measure_items(
     Raises:
         UnfitError: more threads than physical processors.
         InputError: onnxruntime refuses a model.
+        LatencyKitError: a measuring process was killed or ended before its work was done.
     """
     cpus = check_threads(setting.threads)
     for process in range(protocol.processes):
@@ -146,9 +149,10 @@ def measure_models(
         protocol = replace(protocol, samples=PACED_SAMPLES)
     items = [Item(str(index), str(path.resolve())) for index, path in enumerate(paths)]
     found = []
-    for sample in measure_items(items, setting, protocol, one_model_a_process=True):
-        found.append(sample)
-        advance()
+    with contextlib.closing(measure_items(items, setting, protocol, one_model_a_process=True)) as measured:
+        for sample in measured:
+            found.append(sample)
+            advance()
     results = []
     for item, path in zip(items, paths, strict=True):
         mine = [sample for sample in found if sample.id == item.id]
@@ -170,42 +174,58 @@ def background_load(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def _run(job: Job, process: int) -> Iterator[Sample]:
+def _run(job: Job, process: int) -> Generator[Sample, None, None]:
     """One measuring process; its lines as samples."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "latencykit.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **_SINGLE_THREADED},
-    )
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:  # a pipe could fill up
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "latencykit.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env={**os.environ, **_SINGLE_THREADED},
+        )
+        try:
+            yield from _samples_of(child, job, process)
+            if child.wait():
+                complaints.seek(0)
+                tail = complaints.read().strip().splitlines()[-1:] or ["no message"]
+                raise LatencyKitError(
+                    f"the measuring process ended with {child.returncode}, 0 expected: {tail[0]}. Run the same command "
+                    "again; a build goes on from there. -9 is often a lack of memory"
+                )
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+
+def _samples_of(child: subprocess.Popen[str], job: Job, process: int) -> Generator[Sample, None, None]:
     assert child.stdin is not None
     assert child.stdout is not None
-    assert child.stderr is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; how, its exit code says
         child.stdin.write(job_to_json(job) + "\n")
         child.stdin.close()
-        for line in child.stdout:
+    for line in child.stdout:
+        try:
             found = json.loads(line)
-            if "ready" in found:
-                continue
-            if "error" in found:
-                raise InputError(found["error"])
-            yield Sample(
-                found["id"],
-                process,
-                tuple(found["samples_us"]),
-                tuple(found["affinity"]),
-                found["memory_bytes"],
-                found["timed_s"],
-            )
-        if child.wait():
-            tail = child.stderr.read().strip().splitlines()[-1:] or ["no message"]
-            raise LatencyKitError(f"the measuring process ended with {child.returncode}: {tail[0]}")
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
-        child.stdout.close()
-        child.stderr.close()
+        except ValueError:
+            if line.endswith("\n"):
+                raise LatencyKitError(f"the measuring process printed {line!r}, a line of JSON expected") from None
+            return  # killed in the middle of a line
+        if "ready" in found:
+            continue
+        if "error" in found:
+            raise InputError(found["error"])
+        yield Sample(
+            found["id"],
+            process,
+            tuple(found["samples_us"]),
+            tuple(found["affinity"]),
+            found["memory_bytes"],
+            found["timed_s"],
+        )

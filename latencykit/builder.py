@@ -56,8 +56,14 @@ class GraphBuilder:
         return self.add(name, Add(activation), *inputs, role=role)
 
     def build(self, outputs: Mapping[str, str], metadata: Mapping[str, str]) -> Graph:
-        """The finished graph."""
-        return Graph(self._inputs, tuple(self._nodes), outputs, metadata)
+        """The finished graph, without nodes that no output reads: those before a wholly deleted input."""
+        read = set(outputs.values())
+        kept: list[Node] = []
+        for node in reversed(self._nodes):
+            if node.name in read:
+                kept.append(node)
+                read.update(node.inputs)
+        return Graph(self._inputs, tuple(reversed(kept)), outputs, metadata)
 
 
 def pooled_image(builder: GraphBuilder, network: str, stride: int) -> str:

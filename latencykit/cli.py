@@ -23,10 +23,10 @@ from latencykit.cost import predict_kernels
 from latencykit.coverage import STRIDES, space_kernels, space_primitives, stride_macros
 from latencykit.doctor import Verdict, doctor
 from latencykit.errors import MissingRowError, UnfitError, UsageError
-from latencykit.figures import prediction_figure, save_figure, validation_figure
+from latencykit.figures import figure_format, prediction_figure, save_figure, validation_figure
 from latencykit.files import write_bytes, write_text
 from latencykit.host import cpu_id, read_cpu
-from latencykit.kernels import Kernel, kernels_of, read_model
+from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of, read_model
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
 from latencykit.progress import progress
@@ -45,6 +45,7 @@ from latencykit.schema import to_json
 from latencykit.space import instantiate
 from latencykit.sweep import ROW_PROTOCOL, build, plan_build
 from latencykit.table import Key, Table, key_level, load_table
+from latencykit.topology import check_threads
 from latencykit.validate import VALIDATION_PROTOCOL, SetName, validate
 
 _FILE = click.Path(path_type=Path)
@@ -81,12 +82,17 @@ def build_command(
 
     Example: latencykit build --out luts/mine.json --threads 1,2
     """
+    if only_added and not models:
+        raise UsageError("--only-added without --add measures nothing; pass --add MODEL.onnx")
     macros = [] if only_added else stride_macros(read_macro(space), _numbers("--strides", strides))
     settings = [Setting(count) for count in _numbers("--threads", threads)]
+    if not dry_run:
+        for setting in settings:
+            check_threads(setting.threads)
     verdict = doctor()
     if not (force or dry_run):
         _require_fit(verdict)
-    keys: list[Key] = []
+    keys: list[Key] = [CALL_OVERHEAD]  # every prediction needs it
     with progress("find the kernels", len(macros) + len(models)) as advance:
         for macro in macros:
             keys += space_primitives(macro)
@@ -200,6 +206,8 @@ def validate_command(
 
     Example: latencykit validate luts/mine.json --networks 40 --seed 7 --threads 2 --plot validation.png
     """
+    if plot:
+        figure_format(plot)
     loaded = _table_of_this_machine(table)
     setting, macro = loaded.setting(threads), _macro_of(macro_path, stride)
     protocol = replace(VALIDATION_PROTOCOL, processes=processes)
@@ -226,6 +234,8 @@ def predict_command(
 
     Example: latencykit predict luts/mine.json model.onnx --threads 2
     """
+    if plot:
+        figure_format(plot)
     loaded = _table_of_this_machine(table)
     if pace is not None:
         raise MissingRowError(
@@ -240,7 +250,7 @@ def predict_command(
     by_threads = {
         other.threads: predict_kernels(loaded, other, kernels).latency_us / 1000
         for other in loaded.settings
-        if all(loaded.has(other, kernel) for kernel in kernels)
+        if all(loaded.has(other, kernel) for kernel in (CALL_OVERHEAD, *kernels))
     }
     fastest = min(by_threads, key=lambda count: by_threads[count])
     latency_ms = prediction.latency_us / 1000

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console, RenderableType
 
-from latencykit.errors import InterruptedRunError, LatencyKitError, UsageError
+from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, UsageError
 
 JSON_SCHEMA = 1
 
@@ -21,7 +23,10 @@ threads_option = click.option(
 
 
 def run_cli(command: click.Command) -> None:
-    """Run a command; turn this project's errors into a message on standard error and an exit code."""
+    """Run a command; turn this project's errors into a message on standard error and an exit code.
+
+    A file or folder that cannot be read or written is bad input; what nobody foresaw keeps its traceback and is 70.
+    """
     try:
         command.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -33,9 +38,11 @@ def run_cli(command: click.Command) -> None:
         _complain("stopped; what was done is kept, the same command goes on", InterruptedRunError.exit_code)
     except LatencyKitError as error:
         _complain(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        _complain(str(error), InputError.exit_code)
+    except Exception:  # the outermost boundary
+        traceback.print_exc()
+        sys.exit(LatencyKitError.exit_code)
 
 
 def _complain(message: str, code: int) -> None:
@@ -47,10 +54,20 @@ def emit(
     as_json: bool, command: str, data: Mapping[str, Any], shown: Sequence[RenderableType], warnings: Sequence[str] = ()
 ) -> None:
     """Print a result: the contract's JSON object, or for people, the warnings then on standard error."""
+    try:
+        _print(as_json, command, data, shown, warnings)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough; nothing further is to be written to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(
+    as_json: bool, command: str, data: Mapping[str, Any], shown: Sequence[RenderableType], warnings: Sequence[str]
+) -> None:
     if as_json:
         click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, "warnings": list(warnings), **data}))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # kernels' names hold [brackets]
     for part in shown:
         console.print(part)
     for warning in warnings:

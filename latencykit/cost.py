@@ -19,6 +19,7 @@ from latencykit.errors import UsageError
 from latencykit.graph import Graph
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.macro import Macro
+from latencykit.primitives import ZERO
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, template
@@ -73,20 +74,22 @@ def _sum_rows(table: Table, setting: Setting, keys: Sequence[Kernel] | Sequence[
         counts[key] = counts.get(key, 0) + 1
     rows = table.lookup(setting, counts)
     shares = [
-        Share(row, count, count * _net(row, overhead.median_us))
+        Share(row, count, count * _net(row, row.median_us, overhead.median_us))
         for row, count in zip(rows, counts.values(), strict=True)
     ]
     shares.sort(key=lambda share: -share.cost_us)
     ends = [
-        overhead.interval_us[end] + sum(s.count * max(s.row.interval_us[end] - overhead.median_us, 0) for s in shares)
+        overhead.interval_us[end]
+        + sum(s.count * _net(s.row, s.row.interval_us[end], overhead.median_us) for s in shares)
         for end in (0, 1)
     ]
     total = overhead.median_us + sum(share.cost_us for share in shares)
     return Prediction(total, (min(ends[0], total), max(ends[1], total)), tuple(shares))
 
 
-def _net(row: Row, overhead_us: float) -> float:
-    return max(row.median_us - overhead_us, 0.0) if row.origin == "measured" else row.median_us
+def _net(row: Row, figure_us: float, overhead_us: float) -> float:
+    """A row's median or interval end without the call's overhead, which only a measured figure holds."""
+    return max(figure_us - overhead_us, 0.0) if row.origin == "measured" else figure_us
 
 
 @dataclass(frozen=True)
@@ -167,12 +170,12 @@ def kernel_sums_us(
 def fit_costs(architectures: Sequence[Architecture], sums_ms: NDArray[np.float64], networks: int) -> SearchCosts:
     """Least squares of additive edge costs on the first `networks` architectures; the residual is from the others.
 
-    On an edge without a `zero` candidate only differences are determined: its cheapest candidate is put at 0 and the
-    rest into the fixed cost.
+    Where no network is without an edge - it has no `zero` candidate, or is its node's only one - just differences are
+    determined: its cheapest candidate is put at 0 and the rest into the fixed cost.
     """
     nodes = architectures[0].macro.cell_nodes
     design = np.stack([_one_hot(architecture) for architecture in architectures])
-    fitted, mean = design[:networks], design[:networks].mean(axis=0)
+    fitted, mean = design[:networks], design[:networks].mean(axis=0)  # mean: how often each candidate was drawn
     centred = fitted - mean
     gram = centred.T @ centred + _RIDGE * networks * np.eye(design.shape[1])
     weights = np.linalg.solve(gram, centred.T @ (sums_ms[:networks] - sums_ms[:networks].mean()))
@@ -183,15 +186,18 @@ def fit_costs(architectures: Sequence[Architecture], sums_ms: NDArray[np.float64
     start = 0
     for cell_type in CELL_TYPES:
         cell = cell_edges(cell_type, nodes)
-        array = weights[start : start + len(cell) * CANDIDATES].reshape(len(cell), CANDIDATES).copy()
+        columns = slice(start, start + len(cell) * CANDIDATES)
+        array, drawn = (part[columns].reshape(len(cell), CANDIDATES).copy() for part in (weights, mean))
         start += array.size
-        for row, edge in zip(array, cell, strict=True):
-            reference = (
-                row[edge.candidates.index("zero")] if "zero" in edge.candidates else row[: len(edge.candidates)].min()
-            )
-            row[: len(edge.candidates)] -= reference
+        for row, often, edge in zip(array, drawn, cell, strict=True):
+            there = [index for index, name in enumerate(edge.candidates) if name != ZERO]
+            zero = edge.candidates.index(ZERO) if ZERO in edge.candidates else None
+            reference = float(row[there].min() if zero is None or not often[zero] else row[zero])
+            row[there] -= reference
             row[len(edge.candidates) :] = 0
-            fixed += float(reference)
+            fixed += reference
+            if zero is not None:
+                row[zero] = 0
         edges[cell_type] = array
     return SearchCosts(fixed, edges, "kernel", float(100 * errors.mean()))
 
@@ -217,7 +223,8 @@ def _isolated_costs(table: Table, setting: Setting, macro: Macro) -> SearchCosts
             case Choice() as choice:
                 for index, candidate in enumerate(choice.candidates):
                     row = table.row(setting, Primitive(choice.operations(candidate), inputs))
-                    edges[choice.cell_type][choice.edge, index] += _net(row, overhead) / 1000
+                    edges[choice.cell_type][choice.edge, index] += _net(row, row.median_us, overhead) / 1000
             case operation:
-                fixed_us += _net(table.row(setting, Primitive((operation,), inputs)), overhead)
+                row = table.row(setting, Primitive((operation,), inputs))
+                fixed_us += _net(row, row.median_us, overhead)
     return SearchCosts(fixed_us / 1000, edges, "isolated", 0.0)

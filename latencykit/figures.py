@@ -10,10 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latencykit.cost import Prediction
+from latencykit.errors import UsageError
 from latencykit.files import write_bytes
 from latencykit.table import Level
 from latencykit.validate import Validation
 
+FORMATS = ("png", "svg", "pdf")
+"""Suffixes that a figure's path may have."""
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#8a8f98"
 _LEVELS: tuple[tuple[Level, str, str], ...] = (
     ("isolated", "sum of isolated operations", ORANGE),
@@ -21,10 +24,22 @@ _LEVELS: tuple[tuple[Level, str, str], ...] = (
 )
 
 
+def figure_format(path: Path) -> str:
+    """The format that a path's suffix names; asked before long work, so that a figure is not lost at its end.
+
+    Raises:
+        UsageError: no format, or one that is not written.
+    """
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in FORMATS:
+        raise UsageError(f"the figure {path} ends in {path.suffix!r}; expected one of .{', .'.join(FORMATS)}")
+    return suffix
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's suffix, wholly or not at all."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lstrip("."), dpi=150)
+    figure.savefig(buffer, format=figure_format(path), dpi=150)
     write_bytes(path, buffer.getvalue())
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from latencykit.errors import InputError
+from latencykit.schema import decode, naming
 from latencykit.spec import Operation, Shape, operation_from_json, operation_to_json
 
 GRAPH_SCHEMA = 1
@@ -46,7 +47,8 @@ class Graph:
         metadata: facts about its origin, strings.
 
     Raises:
-        InputError: a name twice or unknown, an input count or shape that does not fit.
+        InputError: a name twice or unknown, an input count or shape that does not fit, no output, or one that is not
+            a node of its own.
     """
 
     inputs: Mapping[str, Shape]
@@ -55,8 +57,17 @@ class Graph:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if missing := [f"{out} <- {node}" for out, node in self.outputs.items() if node not in self.shapes]:
-            raise InputError(f"graph output {missing[0]} names no node.")
+        if empty := [f"{name} {shape}" for name, shape in self.inputs.items() if min(shape) < 1]:
+            raise InputError(f"graph: the input {empty[0]} is empty.")
+        if not self.outputs:
+            raise InputError("graph: it has no output.")
+        for output, node in self.outputs.items():
+            if node not in self.shapes or node in self.inputs:
+                raise InputError(f"graph output {output} <- {node} names no node.")
+            if output != node and output in self.shapes:
+                raise InputError(f"graph output {output} <- {node} bears another node's name.")
+        if len(set(self.outputs.values())) < len(self.outputs):
+            raise InputError(f"graph: two outputs name one node: {dict(self.outputs)}.")
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -152,14 +163,13 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
 
 def graph_from_json(data: Any, where: str) -> Graph:
     """The graph that JSON data describes; raises `InputError` naming `where`."""
-    from latencykit.schema import decode
-
     if not isinstance(data, dict) or data.get("schema") != GRAPH_SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{where}: graph schema {GRAPH_SCHEMA} expected, found {found!r}.")
     parts = decode(_GraphFile, {key: value for key, value in data.items() if key != "schema"}, where)
-    nodes = tuple(Node(n.name, operation_from_json(n.operation), n.inputs, n.role, n.fragment) for n in parts.nodes)
-    return Graph(parts.inputs, nodes, parts.outputs, parts.metadata)
+    with naming(where):
+        nodes = tuple(Node(n.name, operation_from_json(n.operation), n.inputs, n.role, n.fragment) for n in parts.nodes)
+        return Graph(parts.inputs, nodes, parts.outputs, parts.metadata)
 
 
 @dataclass(frozen=True)

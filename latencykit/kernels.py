@@ -65,7 +65,9 @@ class Kernel:
 
     def __post_init__(self) -> None:
         if self.op in _CONVOLUTIONS and not all(len(i.shape) >= 3 for i in (*self.inputs, KernelInput("none"))[:2]):
-            raise InputError(f"a kernel {self.op} has the inputs {self.inputs}; expected a tensor and its weights first.")
+            raise InputError(
+                f"a kernel {self.op} has the inputs {self.inputs}; expected a tensor and its weights first."
+            )
         if self.op in _MATRIX_PRODUCTS and not (self.inputs and self.inputs[0].shape):
             raise InputError(f"a kernel {self.op} has the inputs {self.inputs}; expected a matrix first.")
 
@@ -91,7 +93,7 @@ class Kernel:
             weight, groups = self.inputs[1].shape, self.attribute("group")
             facts = ["x".join(map(str, weight[2:])), f"{weight[0]} out"]
             for name, word in (("strides", "stride"), ("dilations", "dilation")):
-                if isinstance(value := self.attribute(name), tuple) and max(value) > 1:
+                if isinstance(value := self.attribute(name), tuple) and max(value, default=1) > 1:
                     facts.append(f"{word} {value[0]}")
             if isinstance(groups, int) and groups > 1:
                 facts.append(f"{groups} groups")
@@ -209,10 +211,7 @@ def _kernel(
         elif name in constants:
             inputs.append(_constant(node, constants[name]))
         else:
-            kind, shape = types[name]
-            if not all(isinstance(size, int) and size > 0 for size in shape):
-                raise InputError(f"{node.op_type} {node.name!r} reads a tensor of shape {shape}; fix every dimension.")
-            inputs.append(KernelInput("activation", kind, shape))
+            inputs.append(KernelInput("activation", types[name][0], _fixed_shape(node, types[name][1])))
     attributes = []
     for attribute in sorted(node.attribute, key=lambda a: a.name):
         value = helper.get_attribute_value(attribute)
@@ -227,9 +226,16 @@ def _kernel(
     version = versions.get(domain, 1)
     if not domain:
         version = onnx.defs.get_schema(node.op_type, version, "").since_version
-    return Kernel(
-        node.op_type, domain, version, tuple(attributes), tuple(inputs), len(node.output), types[node.output[0]][1]
-    )
+    output_shape = _fixed_shape(node, types[node.output[0]][1])
+    return Kernel(node.op_type, domain, version, tuple(attributes), tuple(inputs), len(node.output), output_shape)
+
+
+def _fixed_shape(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(
+            f"{node.op_type} {node.name!r} reads or writes a tensor of shape {shape}; fix every dimension."
+        )
+    return shape
 
 
 def _constant(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latencykit.errors import InputError
 from latencykit.graph import Graph, Node, graph_from_json, graph_to_json
+from latencykit.schema import naming
 from latencykit.spec import (
     Activation,
     Add,
@@ -66,7 +67,7 @@ def graph_to_onnx(graph: Graph, weights: Weights | None = None, seed: int = 0) -
     writer = _Writer(graph)
     for node in graph.nodes:
         writer.write(node)
-    for name in weights:
+    for name in weight_shapes(graph):  # in the graph's order, whatever the mapping's: equal models, equal bytes
         writer.constant(name, weights[name])
     proto = helper.make_graph(
         writer.nodes,
@@ -99,11 +100,13 @@ def onnx_to_graph(model: onnx.ModelProto, where: str) -> tuple[Graph, dict[str, 
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: its {GRAPH_KEY} metadata is not JSON: {error}") from error
     graph = graph_from_json(data, where)
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    try:
-        weights = {name: numpy_helper.to_array(arrays[name]).copy() for name in weight_shapes(graph)}
-    except KeyError as error:
-        raise InputError(f"{where}: its graph needs the weight {error}, which the file does not hold.") from error
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    with naming(where):
+        try:
+            weights = {n: numpy_helper.to_array(tensors[n]).copy() for n in weight_shapes(graph) if n in tensors}
+        except (TypeError, ValueError) as error:  # a tensor whose bytes do not fit its shape
+            raise InputError(f"its weights are damaged: {error}") from error
+        _check_weights(graph, weights)
     return graph, weights
 
 
@@ -117,7 +120,10 @@ def weight_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Weights that keep activations at unit scale through the whole network, whatever is summed on the way."""
+    """Weights that keep activations near unit scale through the whole network: neither denormal nor infinite.
+
+    Terms of a sum are taken as independent, so the scale drifts: up to some hundreds in networks of the paper's size.
+    """
     scales = dict.fromkeys(graph.inputs, 1.0)
     weights: dict[str, NDArray[np.float32]] = {}
     for index, node in enumerate(graph.nodes):
@@ -177,7 +183,11 @@ class _Writer:
         handler = _HANDLERS.get(type(node.operation))
         if handler is None:
             raise InputError(f"{node.name}: {node.operation} has no ONNX form; choices and zeros are resolved before.")
-        if isinstance(node.operation, Linear) or self._flat.issuperset(node.inputs):
+        if isinstance(node.operation, Linear):
+            self._flat.add(node.name)
+        elif not self._flat.isdisjoint(node.inputs):
+            if not (isinstance(node.operation, _ANY_RANK) and self._flat.issuperset(node.inputs)):
+                raise InputError(f"{node.name}: {node.operation} cannot read what a fully connected layer gives.")
             self._flat.add(node.name)
         handler(self, node, [self._tensor[name] for name in node.inputs], self._tensor[node.name])
 
@@ -193,6 +203,8 @@ class _Writer:
         else:
             self.op("Relu", [emit(f"{output}/linear")], output)
 
+
+_ANY_RANK = (Add, Concat, Entropy, Identity, LeastConfidence, Relu, Sigmoid, Softmax)
 
 _Handler = Callable[[_Writer, Node, list[str], str], object]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -62,6 +62,9 @@ class Setting:
 class Session:
     """One live onnxruntime session with its threads pinned; a context manager, one at a time in a process.
 
+    What the first session of a process says about denormals holds for its calling thread from then on, whatever later
+    sessions say: onnxruntime sets it once. So a process that measures keeps to one setting.
+
     Attributes:
         affinity: processors that each thread may run on, read back from the system, the calling thread first; empty
             where the system does not tell.
@@ -90,7 +93,9 @@ class Session:
         if pin:
             os.sched_setaffinity(0, {cpus[0]})
         workers = sorted(_thread_ids() - before)
-        self.affinity = tuple(_allowed_cpus(thread) for thread in (threading.get_native_id(), *workers)) if before else ()
+        self.affinity = (
+            tuple(_allowed_cpus(thread) for thread in (threading.get_native_id(), *workers)) if before else ()
+        )
 
     def __enter__(self) -> Session:
         return self
@@ -159,14 +164,14 @@ _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
 
 def optimise(model: bytes | Path, setting: Setting, target: Path) -> None:
     """Write the graph that onnxruntime really runs under this setting on this CPU."""
-    options = _options(setting)
+    options = _options(replace(setting, denormals_as_zero=False))  # nothing runs; see `Session` for what would stay
     options.optimized_model_filepath = str(target)
     _session(model, options)
 
 
 def output_types(model: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape that onnxruntime infers for each output of a model, which may have none written down."""
-    session = _session(model, _options(Setting(threads=1, pinned=False, optimisation="none")))
+    session = _session(model, _options(Setting(1, pinned=False, denormals_as_zero=False, optimisation="none")))
     return {output.name: (output.type, tuple(output.shape)) for output in session.get_outputs()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,13 +28,45 @@ def decode(cls: type[T], data: Any, where: str) -> T:
         InputError: naming `where`, the field and what was expected.
     """
     if is_dataclass(cls) and isinstance(data, dict):
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(map(str, data)) - known):
-            raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        _refuse_unknown(cls, data, where)
+    with naming(where):
+        try:
+            value = msgspec.convert(data, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(str(error)) from error
+    _refuse_unknown_within(value, data, where)
+    return value
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put `where` before the message of an `InputError` that validation raises inside."""
     try:
-        return msgspec.convert(data, cls)
-    except msgspec.ValidationError as error:
+        yield
+    except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _refuse_unknown(cls: Any, data: dict[str, Any], where: str) -> None:
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(map(str, data)) - known):
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+
+
+def _refuse_unknown_within(value: Any, data: Any, where: str) -> None:
+    """Walk a decoded value beside its data, since msgspec ignores what a nested dataclass does not know."""
+    if value is data:  # plain data that nothing describes
+        return
+    if is_dataclass(value) and isinstance(data, dict):
+        _refuse_unknown(value, data, where)
+        for name in data:
+            _refuse_unknown_within(getattr(value, name), data[name], f"{where}: {name}")
+    elif isinstance(value, list | tuple) and isinstance(data, list | tuple):
+        for index, (item, part) in enumerate(zip(value, data, strict=True)):
+            _refuse_unknown_within(item, part, f"{where}[{index}]")
+    elif isinstance(value, dict) and isinstance(data, dict):
+        for item, (key, part) in zip(value.values(), data.items(), strict=True):
+            _refuse_unknown_within(item, part, f"{where}: {key}")
 
 
 def read_json(path: Path, max_bytes: int) -> Any:
@@ -40,9 +74,13 @@ def read_json(path: Path, max_bytes: int) -> Any:
     try:
         if path.stat().st_size > max_bytes:
             raise InputError(f"{path} is {path.stat().st_size} bytes; at most {max_bytes} are read.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def to_json(value: Any) -> Any:

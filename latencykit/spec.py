@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from latencykit.errors import InputError
+from latencykit.schema import decode
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -131,6 +132,8 @@ class ConvTranspose(Operation):
             raise InputError(
                 f"ConvTranspose: a kernel reaching {self.reach} pixels leaves holes at stride {self.stride}."
             )
+        if self.output_padding >= self.stride:  # runtimes refuse it
+            raise InputError(f"ConvTranspose: a kernel reaching {self.reach} pixels needs a stride of 2 or more.")
 
     @property
     def reach(self) -> int:
@@ -341,6 +344,4 @@ def operation_from_json(data: Any) -> Operation:
     if not isinstance(data, dict) or not isinstance(data.get("op"), str) or data["op"] not in OPERATIONS:
         name = data.get("op") if isinstance(data, dict) else data
         raise InputError(f"unknown operation {name!r}; known are {', '.join(OPERATIONS)}.")
-    from latencykit.schema import decode  # a file format's concern, not needed where operations are only computed with
-
     return decode(OPERATIONS[data["op"]], {key: value for key, value in data.items() if key != "op"}, data["op"])

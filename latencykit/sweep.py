@@ -8,6 +8,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from latencykit.bench import Sample, collect, measure_items
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
+from latencykit.files import write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
 from latencykit.kernels import Kernel, KernelInput, kernel_model
@@ -159,12 +161,13 @@ def _measure_setting(
         sentinel = _item(SENTINEL_ID, _SENTINEL, Path(scratch))
         if known:
             _check_sentinel(setting, sentinel, journal, protocol)
-        for sample in measure_items(items, setting, protocol, done=done, first=sentinel):
-            journal.append(setting, sample)
-            timed_s += sample.timed_s
-            if sample.id != SENTINEL_ID:
-                known.append(sample)
-                advance(sample.id)
+        with closing(measure_items(items, setting, protocol, done=done, first=sentinel)) as samples:
+            for sample in samples:
+                journal.append(setting, sample)
+                timed_s += sample.timed_s
+                if sample.id != SENTINEL_ID:
+                    known.append(sample)
+                    advance(sample.id)
     measured = collect(known)
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)
@@ -217,14 +220,18 @@ class Journal:
         self._entries: list[tuple[Setting, Sample]] = []
         if path.exists():
             self._load(_identity(header))
-        else:
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(header)
 
     def _load(self, identity: Any) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines()
         try:
-            if lines and _identity(json.loads(lines[0])) != identity:
+            text = self.path.read_text(encoding="utf-8")
+            if "\n" not in text:  # killed while the first line was being written
+                self.path.unlink()
+                return
+            lines = text.splitlines()
+            if _identity(json.loads(lines[0])) != identity:
                 raise NotComparableError(
                     f"{self.path} was begun on another CPU, runtime or protocol; delete it to start over on this one."
                 )
@@ -239,7 +246,8 @@ class Journal:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.path} is not a build's journal ({error}); delete it to start over.") from error
         whole = "".join(f"{line}\n" for line in lines[: 1 + len(self._entries)])
-        self.path.write_text(whole, encoding="utf-8")
+        if whole != text:
+            write_text(self.path, whole)
 
     def samples(self, setting: Setting) -> list[Sample]:
         """Samples of a setting so far."""

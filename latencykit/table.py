@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 TABLE_SCHEMA = 1
 MAX_TABLE_BYTES = 200_000_000
+
+FRAME_COLUMNS = (
+    *("level", "threads", "id", "label", "origin", "median_us", "low_us", "high_us", "error_pct"),
+    *("processes", "samples", "macs", "parameters", "bytes"),
+)
+"""Columns of `Table.to_frame`, there without a row too."""
 
 Level = Literal["isolated", "kernel", "edge"]
 Origin = Literal["measured", "fitted", "interpolated", "defined"]
@@ -116,7 +122,8 @@ class Row:
 
 
 def make_row(key: Key, setting: Setting, measurement: Measurement) -> Row:
-    """A measured row with the key's own costs."""
+    """A measured row with the key's own costs; its samples in whole nanoseconds, which is what a file keeps."""
+    measurement = Measurement(tuple(tuple(round(v, 3) for v in samples) for samples in measurement.samples_us))
     if isinstance(key, Kernel):
         return Row(key, setting, "measured", key.macs, key.parameters, key.moved_bytes, measurement)
     graph = chain(key.operations, key.inputs)
@@ -163,6 +170,8 @@ class Table:
     path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if "onnxruntime" not in self.runtime:
+            raise InputError("table: `runtime` names no version of onnxruntime.")
         if len(self._index) != len(self.rows):
             raise InputError("table: two rows have the same setting, level and key.")
 
@@ -172,11 +181,15 @@ class Table:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Execution settings with rows, fewest threads first."""
-        return tuple(sorted({row.setting for row in self.rows}, key=lambda s: (s.threads, str(s))))
+        """Execution settings with rows, fewest threads first, in an order that is always the same."""
+        return tuple(sorted({row.setting for row in self.rows}, key=astuple))
 
     def setting(self, threads: int) -> Setting:
-        """The table's setting of that many threads; raises `MissingRowError` where it has none."""
+        """The table's setting of that many threads, the default one where there are several.
+
+        Raises:
+            MissingRowError: it has none.
+        """
         found = [setting for setting in self.settings if setting.threads == threads]
         if not found:
             has = ", ".join(str(s.threads) for s in self.settings) or "none"
@@ -184,7 +197,7 @@ class Table:
                 f"{self.name} has no rows for {threads} threads, only for {has}. Pass one of these as `--threads N`, "
                 f"or measure: latencykit build --out {self.name} --threads {threads}"
             )
-        return found[0]
+        return Setting(threads) if Setting(threads) in found else found[0]
 
     @property
     def name(self) -> str:
@@ -260,7 +273,8 @@ class Table:
                     "bytes": row.bytes,
                 }
                 for row in self.rows
-            ]
+            ],
+            columns=FRAME_COLUMNS,
         )
 
     def _content(self) -> dict[str, Any]:
@@ -306,16 +320,23 @@ def load_table(path: Path) -> Table:
         raise InputError(f"{path} is not a latency table: schema {TABLE_SCHEMA} expected, found {schema!r}.")
     file = decode(_TableFile, data, str(path))
     content = {key: value for key, value in data.items() if key != "checksum"}
-    if _checksum(content) != file.checksum:
-        raise InputError(f"{path} was changed after it was written (its checksum does not fit); restore or rebuild it.")
     try:
-        rows = tuple(_row_from_json(row, file.settings, f"{path}: row {i}") for i, row in enumerate(file.rows))
-        sentinels = tuple(Sentinel(file.settings[s.setting], s.medians_us) for s in file.sentinels)
-    except IndexError as error:
-        raise InputError(f"{path}: a row names a setting that the table does not list.") from error
+        found = _checksum(content)
+    except (ValueError, RecursionError) as error:  # a number beyond float's range, or nested too deeply to be a table
+        raise InputError(f"{path} is not a latency table: {error}") from error
+    if found != file.checksum:
+        raise InputError(f"{path} was changed after it was written (its checksum does not fit); restore or rebuild it.")
+    rows = tuple(_row_from_json(row, file.settings, f"{path}: row {i}") for i, row in enumerate(file.rows))
+    sentinels = tuple(Sentinel(_listed(file.settings, s.setting, str(path)), s.medians_us) for s in file.sentinels)
     return Table(
         file.cpu, file.runtime, file.doctor, rows, sentinels, file.calibration, file.validation, file.parents, path
     )
+
+
+def _listed(settings: Sequence[Setting], index: int, where: str) -> Setting:
+    if not 0 <= index < len(settings):
+        raise InputError(f"{where}: names setting {index}; the table lists {len(settings)}.")
+    return settings[index]
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -357,12 +378,13 @@ def _row_from_json(data: Mapping[str, Any], settings: Sequence[Setting], where: 
     else:
         plain = decode(_PrimitiveFile, file.key, where)
         key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
-    if file.samples_us is not None and not (file.samples_us and all(file.samples_us)):
-        raise InputError(f"{where}: a measured row without samples.")
-    measurement = Measurement(file.samples_us) if file.samples_us else None
-    return Row(
-        key, settings[file.setting], file.origin, file.macs, file.parameters, file.bytes, measurement, file.median_us
-    )
+    setting = _listed(settings, file.setting, where)
+    try:
+        measurement = Measurement(file.samples_us) if file.samples_us is not None else None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    value_us = file.median_us if measurement is None else 0.0
+    return Row(key, setting, file.origin, file.macs, file.parameters, file.bytes, measurement, value_us)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,9 +147,10 @@ def validate(
             predicted.append((predict_isolated(table, setting, graph).latency_us, kernel_sum))
         samples: list[Sample] = []
         items = [Item(name, str(folder / f"{name}.onnx")) for name in names]
-        for sample in measure_items(items, setting, protocol, seed=seed):
-            samples.append(sample)
-            advance(sample.id)
+        with closing(measure_items(items, setting, protocol, seed=seed)) as measured:
+            for sample in measured:
+                samples.append(sample)
+                advance(sample.id)
     networks = []
     for name, graph, (isolated_us, kernel_sum) in zip(names, graphs, predicted, strict=True):
         mine = [sample.samples_us for sample in sorted(samples, key=lambda s: s.process) if sample.id == name]
@@ -200,13 +202,15 @@ def _choose(
 ) -> list[Architecture]:
     if chosen_from == "uniform":
         return sample_architectures(macro, count, seed)
+    share = count if chosen_from == "tails" else count // 2
+    tail = max(1, round(TAIL_POOL * TAIL_SHARE))
+    if share > 2 * tail:
+        raise UsageError(f"validate: {share} networks of the tails were asked for; there are {2 * tail}.")
     pool = sample_architectures(macro, TAIL_POOL, seed)
     costs = cost(table, setting, macro)
     ranked = sorted(pool, key=costs.total_ms)
-    tail = max(1, round(TAIL_POOL * TAIL_SHARE))
     tails = ranked[:tail] + ranked[-tail:]
     picks = np.random.default_rng(seed).permutation(len(tails))
-    share = count if chosen_from == "tails" else count // 2
     return [tails[i] for i in picks[:share]] + (
         sample_architectures(macro, count - share, seed) if share < count else []
     )

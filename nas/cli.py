@@ -16,9 +16,9 @@ from latencykit.cli import write_samples
 from latencykit.console import emit, json_option, run_cli
 from latencykit.coverage import stride_macros
 from latencykit.errors import UsageError
-from latencykit.host import physical_cpus
 from latencykit.macro import Macro, read_macro
 from latencykit.schema import to_json
+from latencykit.topology import physical_cpus
 
 FILE = click.Path(path_type=Path)
 DEMO = "demo.toml"
@@ -81,7 +81,7 @@ def search_command(
     run = _load(config)
     rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
     if not rows:
-        raise UsageError(f"the configuration has no searched row {row_name or ''}; add one, or name another with --row.")
+        raise UsageError(f"the configuration has no searched row {row_name or ''}; pass another --row.")
     settings = run.search_of(rows[0])
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
@@ -170,7 +170,7 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 
     run = _load(config)
     if split == run.report_split and not final:
-        raise UsageError(f"{split!r} is the report split, to be scored once, at the end: pass --final where this is it.")
+        raise UsageError(f"{split!r} is the report split, scored once, at the end: pass --final for that.")
     dataset = load(run.data)
     frames = dataset.of_split(split)
     if split == run.report_split:
@@ -319,7 +319,7 @@ def contact_sheet_command(configs: tuple[Path, ...], out: Path, seed: int, as_js
     emit(as_json, "contact-sheet", {"picture": str(out)}, [str(out)])
 
 
-def _load(config: Path | None):  # noqa: ANN202  # the type is imported with torch, when it is needed
+def _load(config: Path | None):  # the type is imported with torch, when it is needed
     from nas.config import load_run
 
     if config is not None:
@@ -336,5 +336,3 @@ def _show_run(out: Path, as_json: bool, command: str) -> None:
     made = sorted(str(path) for path in out.glob("*") if path.is_file()) + sorted(map(str, out.glob("*/model.onnx")))
     table = (out / "table.md").read_text(encoding="utf-8")
     emit(as_json, command, {"out": str(out), "files": made}, [table, "made:", *(f"  {path}" for path in made)])
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,16 @@ from nas.operations import ConvNorm, Linear, Normalise
 Array = npt.NDArray[np.float32]
 
 
-def export(module: GraphModule, path: Path) -> None:
-    """Write a pair as ONNX, wholly or not at all: normalisation, upsampling and all three outputs inside."""
-    write_bytes(path, graph_to_onnx(module.graph, folded_weights(module)).SerializeToString())
+def export(module: GraphModule, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a pair as ONNX, wholly or not at all: normalisation, upsampling and all three outputs inside.
+
+    Args:
+        module: the trained pair.
+        path: the file.
+        metadata: facts that its graph shall carry.
+    """
+    graph = replace(module.graph, metadata={**module.graph.metadata, **(metadata or {})})
+    write_bytes(path, graph_to_onnx(graph, folded_weights(module)).SerializeToString())
 
 
 def folded_weights(module: GraphModule) -> dict[str, Array]:

@@ -80,7 +80,10 @@ def make_gallery(
             shown[row.name] = frames, scores
     save_figure(quality_figure({name: scores for name, (_, scores) in shown.items()}), workspace.root / "quality.png")
     name = (searched or list(shown))[-1]
-    save_figure(qualitative_figure(_frames(workspace.row(name) / "model.onnx", *shown[name])), workspace.root / "qualitative.png")
+    save_figure(
+        qualitative_figure(_frames(workspace.row(name) / "model.onnx", *shown[name])),
+        workspace.root / "qualitative.png",
+    )
     facts = Facts(config.name, split, config.data_statement, _facts(dataset, table))
     write_json(workspace.root / FACTS_FILE, to_json(facts))
     summarise(workspace.root)
@@ -146,4 +149,3 @@ def _frames(model: Path, dataset: Dataset, scores: FrameScores) -> list[Frame]:
                 )
             )
     return shown
-

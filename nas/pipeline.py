@@ -1,6 +1,7 @@
-"""`nas run`: table, validation, search, training, export, scores, latencies, pictures, report; resumable stage by stage.
+"""`nas run`: table, validation, search, training, export, scores, latencies, pictures and report, stage by stage.
 
-What is finished is found by its files and not done again; an interrupted search or training goes on from its last epoch.
+What is finished is found by its files and not done again; an interrupted search or training goes on from its last
+epoch.
 """
 
 from __future__ import annotations
@@ -100,9 +101,7 @@ def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Wo
     """Search and train every row under every seed, `jobs` at a time, each on its share of the processors."""
     share = max(1, torch.get_num_threads() // jobs)
     tasks = [
-        Task(
-            config, row, seed, costs[row.macro or Macro()] if row.kind == "search" else None, workspace.root, share
-        )
+        Task(config, row, seed, costs[row.macro or Macro()] if row.kind == "search" else None, workspace.root, share)
         for seed in config.seeds
         for row in config.rows
         if not workspace.seed(row.name, seed).model.exists()

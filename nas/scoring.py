@@ -94,8 +94,8 @@ def log_final(log: Path, row: str, seed: int, model: Path, dataset: Dataset) -> 
         before = json.loads(line)
         if (before["row"], before["seed"]) == (row, seed) and before["model_sha"] != entry["model_sha"]:
             raise UsageError(
-                f"{row} seed {seed} was scored on the report split before, with other weights ({before['time']}). It is "
-                f"scored once per row; start a new results folder, or state the second look and delete its line in {log}."
+                f"{row} seed {seed} was scored on the report split before, with other weights ({before['time']}). It "
+                f"is scored once per row: start a new results folder, or delete its line in {log} and say that you did."
             )
     entry["time"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_text(log, "".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))

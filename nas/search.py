@@ -144,12 +144,22 @@ class _Epoch:
         state, target_ms = self._state, self._config.target_ms
         mixing, expected_ms = self._sample(step, _Step.ARCHITECTURE)
         task, _, _ = self._task_losses("architecture", indices, step, _Step.ARCHITECTURE, mixing)
+        if target_ms is not None:
+            self._steer(target_ms)
         loss = task + self._latency_loss(expected_ms)
         where = f"search: the architecture's loss in epoch {self._epoch}, step {step}"
         take_gradients(state.architecture_optimiser, loss, state.logits, where)
-        if target_ms is not None:  # dual ascent on the latency of what would be deployed (LightNAS)
-            violation = state.costs.total_ms(state.architecture()) / target_ms - 1
-            state.multiplier += self._config.target_gain / state.architecture_steps * violation
+
+    def _steer(self, target_ms: float) -> None:
+        """Dual ascent on the latency of what would be deployed (LightNAS).
+
+        A term in the violation itself damps it, as in an augmented Lagrangian; without one the multiplier, which only
+        sums up, swings through the target.
+        """
+        state, gain = self._state, self._config.target_gain
+        violation = state.costs.total_ms(state.architecture()) / target_ms - 1
+        state.ascent += gain / state.architecture_steps * violation
+        state.multiplier = state.ascent + gain * violation
 
     def _quality_step(self, step: int, indices: Indices) -> None:
         with torch.no_grad():

@@ -38,7 +38,7 @@ class SearchState:
         learner: the supernet and how it is run.
         alphas: the architecture parameters; `architecture_optimiser` has these alone, `weight_optimiser` the weights.
         costs, latency: ms of each choice, and LAT(alpha) made of them.
-        multiplier: of the latency's violation, where there is a target.
+        ascent, multiplier: the sum over past violations of the latency's target, and the violation's weight now.
         frames: the patients, by what they are for.
         history: one record an epoch.
     """
@@ -50,7 +50,7 @@ class SearchState:
         self._folder = out / CHECKPOINT_FOLDER
         self._stage(dataset)
         self.history: list[dict[str, Any]] = []
-        self.multiplier = 0.0
+        self.ascent = self.multiplier = 0.0
 
         module = GraphModule(template(macro), torch_generator(seed, Stream.WEIGHTS))
         module.set_statistics(dataset.channel_statistics())
@@ -120,6 +120,7 @@ class SearchState:
             "fingerprint": self._fingerprint,
             "seed": self.seed,  # with the epoch, the whole random state
             "epoch": len(self.history),
+            "ascent": self.ascent,
             "multiplier": self.multiplier,
             "macro": to_json(self.macro),
             "config": to_json(self.config),
@@ -138,7 +139,7 @@ class SearchState:
         for name in ("weight_optimiser", "architecture_optimiser"):
             files.restore_optimiser(getattr(self, name), files.without_prefix(name, saved.tensors))
         self.history = [dict(record) for record in saved.state["history"]]
-        self.multiplier = float(saved.state["multiplier"])
+        self.ascent, self.multiplier = float(saved.state["ascent"]), float(saved.state["multiplier"])
 
 
 def _tables(alphas: ArchitectureParameters) -> Tables:

@@ -76,6 +76,16 @@ def train(
     return load_trained(out)
 
 
+def training_parts(dataset: Dataset, config: TrainConfig, seed: int) -> dict[str, Dataset]:
+    """The patients of a training by what they are for: `segmentation`, `quality` and `selection`."""
+    shares = {
+        "segmentation": config.segmentation_share,
+        "quality": config.quality_share,
+        "selection": config.selection_share,
+    }
+    return split_by_patient(dataset, shares, seed)
+
+
 class _Run:
     """The state of a training, its epochs, and its way to disk and back.
 
@@ -90,13 +100,8 @@ class _Run:
         self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
         self._module.set_statistics(dataset.channel_statistics())
         self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
-        shares = {
-            "segmentation": config.segmentation_share,
-            "quality": config.quality_share,
-            "selection": config.selection_share,
-        }
         size = next(iter(graph.inputs.values()))[1]
-        self._frames = {name: Frames(part, size) for name, part in split_by_patient(dataset, shares, seed).items()}
+        self._frames = {name: Frames(part, size) for name, part in training_parts(dataset, config, seed).items()}
         self.history: list[dict[str, Any]] = []
         self._begin("segmentation")
         self._fingerprint = files.fingerprint(

@@ -71,7 +71,6 @@ class Machine:
         self.root = root
         self.absent = absent
         self.now_ns = 1_000
-        self.watching = 0  # 1 asleep, 2 at work
         self.vendor = "GenuineIntel"
         self.smt = "0"
         self.siblings = 1

@@ -1,6 +1,5 @@
 """A tiny data set, macro configuration and costs, for tests that learn."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,10 @@ CAMUS = Path(__file__).parents[3] / "shared/data/camus/camus_a4c_256.npz"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads():
+def one_thread():
+    """Tiny networks gain nothing from more, and lose much where the cores are shared."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -11,7 +11,7 @@ WHOLE = """
 name = "small"
 table = "tables/host.json"
 seeds = [0, 3]
-threads = 2
+threads = [1, 2]
 pace_hz = 25
 
 [data]
@@ -86,18 +86,20 @@ def test_a_row_overrides_fields_and_keeps_the_rest_nested_ones_too(tmp_path):
         ("epochs = 10", 'epochs = "ten"', "search.*int"),
         ("seeds = [0, 3]", "seeds = [0, 0]", "must each differ"),
         ("seeds = [0, 3]", "seeds = []", "at least one"),
+        ("threads = [1, 2]", "threads = []", "one or several numbers"),
         ("seeds = [0, 3]", "seeds = [-1]", "none below 0"),
         ('name = "searched"', 'name = "U-Net"', "must each differ"),
         ("seeds = [0, 3]", 'report_split = "test"', "report_split"),
         ("warmup_epochs = 4", "warmup_epochs = 10", "leaves none for the architecture"),
         ("[data]", "[data", "cannot be read as TOML"),
-        ("[search]\nepochs = 10", "search = 3\n[other]", "a table expected"),
+        ('name = "small"', "train = 3", "train: a table expected"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_field(tmp_path, old, new, message):
     assert old in WHOLE
+    text = WHOLE.replace(old, new, 1)
     with pytest.raises(InputError, match=message):
-        load(tmp_path, WHOLE.replace(old, new, 1))
+        load(tmp_path, text if new != "train = 3" else text[: text.index("[train")])
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,0 +1,38 @@
+"""Measured once for all tests of the measuring side: a tiny network and a table of its space, on the real clock."""
+
+from pathlib import Path
+
+import pytest
+
+from latencykit.coverage import space_kernels, space_primitives
+from latencykit.doctor import Verdict
+from latencykit.graph import chain
+from latencykit.host import read_cpu
+from latencykit.lowering import graph_to_onnx
+from latencykit.runtime import output_types
+from latencykit.sample import sample_architectures
+from latencykit.space import instantiate
+from latencykit.spec import Sigmoid
+from latencykit.sweep import build, plan_build
+from latencykit.table import Key, Table
+from tests.latencykit.made_up import ONE, QUICK, TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def denormals_of_this_process() -> None:
+    """Let the first session be one that keeps denormals: what it says stays, and other tests draw denormal floats."""
+    output_types(graph_to_onnx(chain([Sigmoid()], [(1, 1, 1)])).SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> bytes:
+    """A sampled network of the tiny space, ONNX."""
+    return graph_to_onnx(instantiate(sample_architectures(TINY, 1, seed=3)[0])).SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A table of the whole tiny space on this machine; its file is at `.path`."""
+    path: Path = tmp_path_factory.mktemp("tiny") / "table.json"
+    keys: list[Key] = [*space_primitives(TINY), *space_kernels(TINY)]
+    return build(path, plan_build(path, [ONE], keys), Verdict(True, (), read_cpu()), QUICK).table

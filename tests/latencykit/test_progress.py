@@ -1,0 +1,81 @@
+import pytest
+from rich.console import Console
+
+from latencykit import progress as module
+from latencykit.progress import LINE_EVERY_S, progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(module, "time", found)
+    return found
+
+
+def test_a_short_step_shows_nothing_where_there_is_no_terminal(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("measure", 3) as advance:
+        for _ in range(3):
+            clock.now_s += 0.5
+            advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_step_shows_a_line_now_and_then_on_standard_error(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("measure", 40) as advance:
+        for _ in range(40):
+            clock.now_s += 1
+            advance("whatever", "it is called with")
+    output, lines = capsys.readouterr()
+    assert output == ""
+    assert lines.splitlines() == [
+        "measure: 10/40, 10 s, 30 s left",
+        "measure: 20/40, 20 s, 20 s left",
+        "measure: 30/40, 30 s, 10 s left",
+        "measure: 40/40, 40 s, 0 s left",
+    ]
+
+
+def test_the_end_of_a_step_of_some_seconds_is_shown(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("find", 2) as advance:
+        for _ in range(2):
+            clock.now_s += LINE_EVERY_S / 4
+            advance()
+    assert capsys.readouterr().err == "find: 2/2, 5 s, 0 s left\n"
+
+
+def test_more_units_than_foreseen_leave_no_time_below_zero(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("find", 1) as advance:
+        for _ in range(3):
+            clock.now_s += 11
+            advance()
+    assert "find: 3/1, 33 s, 0 s left" in capsys.readouterr().err
+
+
+def test_a_step_of_nothing_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("find", 0):
+        clock.now_s += 100
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_inside_comes_out(clock: Clock):
+    with pytest.raises(ZeroDivisionError), progress("find", 2) as advance:
+        advance(1 / 0)
+
+
+def test_a_terminal_gets_a_bar_on_standard_error(monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(module, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=100))
+    with progress("measure", 2) as advance:
+        advance()
+        advance("name")
+    output, bar = capsys.readouterr()
+    assert output == ""
+    assert "measure" in bar
+    assert "2/2" in bar
