@@ -45,7 +45,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def validation_figure(validation: Validation) -> Figure:
     """Predicted over measured ms for each level, and the spread of their errors beside the repeatability."""
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     measured = np.array([n.measured_ms for n in validation.networks])
     errors = []
@@ -66,7 +66,7 @@ def validation_figure(validation: Validation) -> Figure:
     _identity_band(left, measured, [n.predicted_ms[level] for n in validation.networks for level, _, _ in _LEVELS])
     left.set(xlabel="measured end to end, ms", ylabel="predicted, ms")
     left.set_title(f"{len(measured)} networks, {validation.setting}", loc="left", fontsize=11)
-    left.legend(frameon=False, fontsize=9, loc="upper left")
+    left.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(-0.02, -0.13), ncols=2)
     halves = np.array([100 * (n.half_a_ms / n.half_b_ms - 1) for n in validation.networks])
     _error_strips(right, [*errors, halves], ["isolated", "kernels", "measured\nagain"], [ORANGE, BLUE, GREY])
     return figure

@@ -308,14 +308,13 @@ def wait_for_lines(journal: Path, count: int, running: "subprocess.Popen[str]") 
         time.sleep(0.02)
 
 
-def measuring() -> list[str]:
-    """Process ids of measuring processes whose parent is gone."""
+def measuring(parent: int) -> list[Path]:
+    """The measuring processes that a build has started."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            orphan = (path / "stat").read_text().rsplit(")", 1)[1].split()[1] == "1"
-            if orphan and b"latencykit.worker" in (path / "cmdline").read_bytes():
-                found.append(path.name)
+            if int((path / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                found.append(path)
         except OSError:
             continue
     return found
@@ -327,14 +326,15 @@ def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command:
     journal = tmp_path / "t.json.journal"
     running = start(command)
     wait_for_lines(journal, 40, running)
+    workers = measuring(running.pid)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert running.returncode == -signal.SIGKILL
     assert not (tmp_path / "t.json").exists()
     deadline = time.monotonic() + 10
-    while measuring() and time.monotonic() < deadline:
+    while any(path.exists() for path in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert measuring() == []  # the measuring process ends by itself
+    assert not any(path.exists() for path in workers)  # the measuring process ends by itself
     before = journal.read_text().splitlines()
 
     for _ in range(5):
