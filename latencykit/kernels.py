@@ -25,8 +25,11 @@ Attribute = int | float | str | tuple[int | float, ...]
 _VALUE_INPUTS = frozenset(
     {"Resize", "Reshape", "Slice", "Pad", "Clip", "Split", "Squeeze", "Unsqueeze", "Expand", "Tile"}
 )
-"""Operations whose constant inputs decide how much work there is; elsewhere only a constant's shape counts."""
+"""Operations whose constant inputs decide how much work there is, as do whole numbers (axes, counts, indices) of any
+operation; elsewhere only a constant's shape counts."""
 MAX_VALUE_ELEMENTS = 16
+MAX_VALUE = 2.0**53
+"""Up to here whole numbers are exact as floats; files write infinity or the largest integer for "no end"."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _MATRIX_PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 
@@ -240,8 +243,10 @@ def _fixed_shape(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...
 
 def _constant(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:
     value: tuple[float, ...] = ()
-    if node.op_type in _VALUE_INPUTS and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
-        value = tuple(float(v) for v in numpy_helper.to_array(tensor).ravel())
+    counts = node.op_type in _VALUE_INPUTS or tensor.data_type == TensorProto.INT64
+    if counts and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
+        array = np.nan_to_num(numpy_helper.to_array(tensor).ravel().astype(np.float64))
+        value = tuple(np.clip(array, -MAX_VALUE, MAX_VALUE).tolist())
     name = _TYPE_NAMES.get(tensor.data_type, "unknown")
     return KernelInput("weight", f"tensor({name})", tuple(tensor.dims), value)
 

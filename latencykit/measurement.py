@@ -16,6 +16,8 @@ from latencykit.errors import InputError, UsageError
 
 BOOTSTRAP_RESAMPLES = 2000
 CONFIDENCE_PCT = 95.0
+SHORTEST_US, LONGEST_US = 1e-6, 1e12
+"""What a sample may be: a millionth of a nanosecond to eleven days; anything else is damage and would overflow."""
 SPREAD_LIMIT_PCT = 10.0
 """Interquartile range over the median above which a figure is called noisy (torch.utils.benchmark's limit)."""
 PROCESS_SPREAD_LIMIT_PCT = 10.0
@@ -70,7 +72,7 @@ class Measurement:
     """Microseconds of one call, by process and sample.
 
     Raises:
-        InputError: no samples, or one that is not a positive number.
+        InputError: no samples, or one that is no positive number of a plausible size.
     """
 
     samples_us: tuple[tuple[float, ...], ...]
@@ -80,8 +82,10 @@ class Measurement:
             raise InputError("a measurement without samples; every process must have at least one.")
         for samples in self.samples_us:
             for value in samples:
-                if not 0 < value < math.inf:
-                    raise InputError(f"a measurement's sample is {value} us; expected a positive number.")
+                if not SHORTEST_US <= value <= LONGEST_US:
+                    raise InputError(
+                        f"a measurement's sample is {value} us; expected a positive number, at most {LONGEST_US:g}."
+                    )
 
     @property
     def processes(self) -> int:

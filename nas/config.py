@@ -27,9 +27,9 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from latencykit.baselines import Baseline
 from latencykit.errors import InputError
@@ -140,6 +140,7 @@ class Row:
     macro: Macro | None = None  # for a search; the paper's where absent
     search: dict[str, Any] = field(default_factory=dict)  # fields of [search] that differ here
     train: dict[str, Any] = field(default_factory=dict)  # fields of [train] that differ here
+    seeds: tuple[int, ...] | None = None  # instead of the run's, where a row is too dear for all of them
 
     def __post_init__(self) -> None:
         if self.kind == "baseline" and (self.macro is not None or self.search):
@@ -173,13 +174,23 @@ class RunConfig:
             raise InputError("run: at least one row and one seed expected.")
         if len({row.name for row in self.rows}) < len(self.rows) or len(set(self.seeds)) < len(self.seeds):
             raise InputError("run: the rows' names and the seeds must each differ.")
-        if min(self.seeds) < 0:
-            raise InputError(f"run: seeds are {list(self.seeds)}; expected none below 0.")
+        for seeds in [self.seeds, *(self.seeds_of(row) for row in self.rows)]:
+            if not seeds or min(seeds) < 0:
+                raise InputError(f"run: seeds are {list(seeds)}; expected at least one and none below 0.")
         if self.report_split not in SPLITS:
             raise InputError(f"run: report_split is {self.report_split!r}; expected one of {', '.join(SPLITS)}.")
         for row in self.rows:  # a wrong override must not wait for its turn
             self.search_of(row)
             self.train_of(row)
+
+    def tasks(self) -> list[tuple[Row, int]]:
+        """Every row under each of its seeds, all rows of a seed together."""
+        seeds = dict.fromkeys([*self.seeds, *(seed for row in self.rows for seed in row.seeds or ())])
+        return [(row, seed) for seed in seeds for row in self.rows if seed in self.seeds_of(row)]
+
+    def seeds_of(self, row: Row) -> tuple[int, ...]:
+        """The seeds of a row."""
+        return self.seeds if row.seeds is None else row.seeds
 
     def search_of(self, row: Row) -> SearchConfig:
         """The search configuration of a row."""
@@ -203,7 +214,7 @@ def load_run(path: Path) -> RunConfig:
     for name, base in (("search", SearchConfig()), ("train", TrainConfig())):
         if name in data:
             data[name] = to_json(overridden(base, data[name], f"{path}: {name}"))
-    config = _decode_all(RunConfig, data, str(path))
+    config = decode(RunConfig, data, str(path))
     paths = {} if config.data.path is None else {"path": str(path.parent / Path(config.data.path).expanduser())}
     table = str(path.parent / Path(config.table).expanduser())
     return replace(config, table=table, data=replace(config.data, **paths))
@@ -213,7 +224,7 @@ def overridden(base: T, changes: Any, where: str) -> T:
     """A configuration with some fields changed, nested ones field by field; raises `InputError` naming `where`."""
     if not isinstance(changes, dict):
         raise InputError(f"{where}: a table expected, got {changes!r}.")
-    return _decode_all(type(base), _merged(to_json(base), changes), where)
+    return decode(type(base), _merged(to_json(base), changes), where)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -223,17 +234,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(base.get(name), dict)
     }
     return base | changes | nested
-
-
-def _decode_all(cls: type[T], data: Any, where: str) -> T:
-    """`decode` at every level, since it looks for unknown fields at the top only."""
-    if isinstance(data, dict):
-        for name, hint in get_type_hints(cls).items():
-            for nested in filter(is_dataclass, (hint, *get_args(hint))):
-                items = data.get(name) or []
-                for item in items if isinstance(items, list | tuple) else [items]:
-                    _decode_all(nested, item, f"{where}: {name}")
-    return decode(cls, data, where)
 
 
 def _positive(table: str, config: object, *names: str) -> None:

@@ -13,7 +13,7 @@ from latencykit.runtime import Session, Setting
 from latencykit.schema import decode, read_json, to_json
 from latencykit.table import Table as LatencyTable
 from nas.cells import draw_cells
-from nas.config import RunConfig
+from nas.config import Row, RunConfig
 from nas.data import Dataset
 from nas.figures import Frame, history_figure, qualitative_figure, quality_figure, read_history, save_figure
 from nas.metrics import FrameScores
@@ -59,7 +59,7 @@ def make_gallery(
         workspace: the results' folder, scored and timed.
         split: the split to show.
     """
-    best = {row.name: _best_seed(config, workspace, row.name) for row in config.rows}
+    best = {row.name: _best_seed(config, workspace, row) for row in config.rows}
     searched = [row.name for row in config.rows if row.kind == "search"]
     if searched:
         histories = {name: read_history(best[name].search / "history.jsonl") for name in searched}
@@ -89,10 +89,11 @@ def make_gallery(
     summarise(workspace.root)
 
 
-def _best_seed(config: RunConfig, workspace: Workspace, row: str) -> SeedFolder:
+def _best_seed(config: RunConfig, workspace: Workspace, row: Row) -> SeedFolder:
     """The seed whose model was copied to the row's folder."""
-    chosen = file_sha256(workspace.row(row) / "model.onnx")
-    return next(f for seed in config.seeds if file_sha256((f := workspace.seed(row, seed)).model) == chosen)
+    chosen = file_sha256(workspace.row(row.name) / "model.onnx")
+    folders = [workspace.seed(row.name, seed) for seed in config.seeds_of(row)]
+    return next(folder for folder in folders if file_sha256(folder.model) == chosen)
 
 
 def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:

@@ -102,11 +102,10 @@ def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Wo
     share = max(1, torch.get_num_threads() // jobs)
     tasks = [
         Task(config, row, seed, costs[row.macro or Macro()] if row.kind == "search" else None, workspace.root, share)
-        for seed in config.seeds
-        for row in config.rows
+        for row, seed in config.tasks()
         if not workspace.seed(row.name, seed).model.exists()
     ]
-    say(f"search and train: {len(tasks)} of {len(config.seeds) * len(config.rows)} to do")
+    say(f"search and train: {len(tasks)} of {len(config.tasks())} to do")
     if jobs == 1:
         for done, task in enumerate(tasks, start=1):
             say(f"  {_do_task(task)} ({done}/{len(tasks)})")
@@ -157,25 +156,24 @@ def _score_all(
 ) -> Iterator[tuple[tuple[str, int, str], FrameScores]]:
     """Scores by (row, seed, split): always on the selection patients, on the report split with `final`."""
     train_set, report_set = dataset.of_split("train"), dataset.of_split(config.report_split)
-    for row in config.rows:
-        for seed in config.seeds:
-            folder = workspace.seed(row.name, seed)
-            selection = training_parts(train_set, config.train_of(row), seed)[SELECTION]
-            splits = {SELECTION: selection} | ({config.report_split: report_set} if final else {})
-            for split, frames in splits.items():
-                scores = stored_scores(folder.scores(split), folder.model, frames)
-                if scores is None:
-                    if split != SELECTION:
-                        log_final(workspace.final_log, row.name, seed, folder.model, frames)
-                    scores = score_model(folder.model, frames)
-                    write_scores(folder.scores(split), scores, folder.model, frames)
-                yield (row.name, seed, split), scores
+    for row, seed in config.tasks():
+        folder = workspace.seed(row.name, seed)
+        selection = training_parts(train_set, config.train_of(row), seed)[SELECTION]
+        splits = {SELECTION: selection} | ({config.report_split: report_set} if final else {})
+        for split, frames in splits.items():
+            scores = stored_scores(folder.scores(split), folder.model, frames)
+            if scores is None:
+                if split != SELECTION:
+                    log_final(workspace.final_log, row.name, seed, folder.model, frames)
+                scores = score_model(folder.model, frames)
+                write_scores(folder.scores(split), scores, folder.model, frames)
+            yield (row.name, seed, split), scores
 
 
 def _choose_best(config: RunConfig, workspace: Workspace, scores: dict[tuple[str, int, str], FrameScores]) -> None:
     """Copy the model of each row's best seed on the selection patients to the row's folder."""
     for row in config.rows:
-        best = max(config.seeds, key=lambda seed: scores[row.name, seed, SELECTION].dice.mean())
+        best = max(config.seeds_of(row), key=lambda seed: scores[row.name, seed, SELECTION].dice.mean())
         folder = workspace.seed(row.name, best)
         shutil.copyfile(folder.model, workspace.row(row.name) / "model.onnx")
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
@@ -183,7 +181,7 @@ def _choose_best(config: RunConfig, workspace: Workspace, scores: dict[tuple[str
 
 def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, float], MeasuredModel]:
     """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
-    folders = [workspace.seed(row.name, seed) for row in config.rows for seed in config.seeds]
+    folders = [workspace.seed(row.name, seed) for row, seed in config.tasks()]
     models = {folder.model: folder.train / "architecture.json" for folder in folders}
     found = {}
     for threads in config.threads:

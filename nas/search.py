@@ -22,6 +22,7 @@ from latencykit.architecture import write_architecture
 from latencykit.cost import SearchCosts
 from latencykit.errors import InterruptedRunError
 from latencykit.macro import Macro
+from latencykit.progress import Advance, Show, Stopwatch, progress
 from latencykit.space import Architecture
 from nas.config import SearchConfig
 from nas.data import Dataset
@@ -29,7 +30,6 @@ from nas.learning import ARCHITECTURE_FILE, Means
 from nas.modules import Probabilities
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import annealed_temperature, cosine_rate, set_rate, take_gradients, take_step
-from nas.progress import Progress, Stopwatch
 from nas.randomness import Stream, torch_generator
 from nas.search_state import Part, SearchState
 
@@ -59,7 +59,7 @@ def search(
     costs: SearchCosts,
     seed: int,
     out: Path,
-    progress: Progress | None = None,
+    show: Show = progress,
 ) -> SearchResult:
     """Search an architecture, or go on with a search that was stopped.
 
@@ -70,23 +70,21 @@ def search(
         costs: milliseconds of the fixed part and of each candidate.
         seed: of everything random.
         out: the run's folder.
-        progress: where to show how far it is; absent makes one on stderr.
+        show: how far it is.
 
     Raises:
         InputError: data or costs that do not fit, or a folder with another run.
         RegressionError: the loss diverged; the last whole epoch's checkpoint is kept.
         InterruptedRunError: stopped by the user; the same call goes on.
     """
-    if progress is None:
-        with Progress() as progress:
-            return search(config, dataset, macro, costs, seed, out, progress)
     state = SearchState(config, dataset, macro, costs, seed, out)
     done = len(state.history)
-    progress.begin("search", config.epochs * state.steps_per_epoch, done * state.steps_per_epoch)
+    steps = state.steps_per_epoch
     try:
-        for epoch in range(done, config.epochs):
-            state.history.append(_Epoch(state, epoch).run(progress))
-            state.save()
+        with show(f"search {out}", config.epochs * steps, done * steps) as advance:
+            for epoch in range(done, config.epochs):
+                state.history.append(_Epoch(state, epoch).run(advance))
+                state.save()
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
             f"search stopped in epoch {len(state.history)} of {config.epochs}; the same command goes on from {out}."
@@ -111,7 +109,7 @@ class _Epoch:
         self._auxiliary = config.auxiliary_skip * (1 - epoch / max(config.epochs - 1, 1))
         self._means, self._images = Means(), 0
 
-    def run(self, progress: Progress) -> dict[str, Any]:
+    def run(self, advance: Advance) -> dict[str, Any]:
         """Go over both halves of the data; return the record."""
         state, module, watch = self._state, self._state.learner.module, Stopwatch()
         module.train_parts(segmentation=True, quality=True)
@@ -124,11 +122,11 @@ class _Epoch:
             if self._searching:
                 self._architecture_step(step, architecture[step % len(architecture)])
             self._weight_step(step, indices)
-            progress.advance()
+            advance()
         module.train_parts(segmentation=False, quality=True)
         for step, indices in enumerate(state.batches("quality", self._epoch)):
             self._quality_step(step, indices)
-            progress.advance()
+            advance()
         return self._record() | {"seconds": watch.seconds, "images_per_s": self._images / watch.seconds}
 
     def _weight_step(self, step: int, indices: Indices) -> None:

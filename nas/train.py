@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latencykit.architecture import Network, architecture_to_json, network_graph
 from latencykit.errors import InterruptedRunError
+from latencykit.progress import Show, Stopwatch, progress
 from latencykit.schema import to_json
 from nas import checkpoint as files
 from nas.config import TrainConfig
@@ -27,7 +28,6 @@ from nas.learning import CHECKPOINT_FOLDER, FrameDice, Learner, Means, write_his
 from nas.modules import GraphModule
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import one_cycle_rate, set_rate, take_step
-from nas.progress import Progress, Stopwatch
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
 from nas.trained import Trained, Training, load_trained, save_trained
 
@@ -41,7 +41,7 @@ def train(
     config: TrainConfig,
     seed: int,
     out: Path,
-    progress: Progress | None = None,
+    show: Show = progress,
 ) -> Trained:
     """Train a network pair, or go on with a training that was stopped.
 
@@ -51,23 +51,20 @@ def train(
         config: how.
         seed: of everything random.
         out: the run's folder.
-        progress: where to show how far it is; absent makes one on stderr.
+        show: how far it is.
 
     Raises:
         InputError: data that do not fit, or a folder with another run.
         RegressionError: the loss diverged; the last whole epoch's checkpoint is kept.
         InterruptedRunError: stopped by the user; the same call goes on.
     """
-    if progress is None:
-        with Progress() as progress:
-            return train(network, dataset, config, seed, out, progress)
     run = _Run(network, dataset, config, seed, out)
-    progress.begin("train", config.epochs + config.quality_epochs, len(run.history))
     try:
-        while run.phase is not None:
-            run.epoch(run.phase)
-            run.save()
-            progress.advance(note=f"Dice {run.history[-1]['dice_selection']:.4f}")
+        with show(f"train {out}", config.epochs + config.quality_epochs, len(run.history)) as advance:
+            while run.phase is not None:
+                run.epoch(run.phase)
+                run.save()
+                advance(note=f"Dice {run.history[-1]['dice_selection']:.4f}")
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
             f"training stopped after {len(run.history)} epochs; the same command goes on from {out}."

@@ -193,6 +193,40 @@ def test_the_values_of_a_resize_s_scales_do_matter(tmp_path: Path):
     assert two.inputs[2].value == (1, 1, 2, 2)
 
 
+def test_whole_numbers_decide_how_much_work_there_is(tmp_path: Path):
+    def reduced(axes: list[int], shape: tuple[int, ...]) -> Kernel:
+        node = helper.make_node("ReduceSum", ["x", "axes"], ["y"])
+        shapes = {"x": (TensorProto.FLOAT, (1, 4, 8, 8))}, {"y": (TensorProto.FLOAT, shape)}
+        axes_tensor = numpy_helper.from_array(np.array(axes, np.int64), "axes")
+        (kernel,) = kernels_of(model_of([node], *shapes, [axes_tensor]), FREE, tmp_path)
+        return kernel
+
+    pixels, rows = reduced([2, 3], (1, 4, 1, 1)), reduced([2], (1, 4, 1, 8))
+    assert pixels.inputs[1].value == (2, 3)
+    assert pixels != rows
+    with Session(kernel_model(pixels), AS_IS, ()) as session:
+        assert session.run(session.random_inputs(0))["output0"].shape == (1, 4, 1, 1)
+
+
+def test_the_largest_whole_number_means_no_end_in_the_kernel_too(tmp_path: Path):
+    names = "starts", "ends", "axes"
+    ends = zip(names, ([1], [2**63 - 1], [2]), strict=True)
+    constants = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in ends]
+    shapes = {"x": (TensorProto.FLOAT, (1, 4, 8, 8))}, {"y": (TensorProto.FLOAT, (1, 4, 7, 8))}
+    node = helper.make_node("Slice", ["x", *names], ["y"])
+    (kernel,) = kernels_of(model_of([node], *shapes, constants), FREE, tmp_path)
+    with Session(kernel_model(kernel), AS_IS, ()) as session:
+        assert session.run(session.random_inputs(0))["output0"].shape == (1, 4, 7, 8)
+
+
+def test_an_infinite_constant_survives_json(tmp_path: Path):
+    constants = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("low", 1), ("high", np.inf))]
+    shapes = {"x": (TensorProto.FLOAT, (4,))}, {"y": (TensorProto.FLOAT, (4,))}
+    node = helper.make_node("Clip", ["x", "low", "high"], ["y"])
+    (kernel,) = kernels_of(model_of([node], *shapes, constants), FREE, tmp_path)
+    assert kernel_from_json(json.loads(json.dumps(to_json(kernel), allow_nan=False)), "test") == kernel
+
+
 def test_another_shape_is_another_kernel(tmp_path: Path):
     small, large = (kernels_of(lowered(chain([Resize(2)], [(2, n, n)])), FREE, tmp_path) for n in (4, 8))
     assert small != large

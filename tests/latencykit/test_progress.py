@@ -79,3 +79,18 @@ def test_a_terminal_gets_a_bar_on_standard_error(monkeypatch, capsys: pytest.Cap
     assert output == ""
     assert "measure" in bar
     assert "2/2" in bar
+
+
+def test_a_resumed_step_counts_what_was_done_and_estimates_by_its_own_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+):
+    with progress("search", 10, 6) as advance:
+        clock.now_s += LINE_EVERY_S
+        advance(note="Dice 0.5")
+    assert capsys.readouterr().err == "search: 7/10, 10 s, 30 s left; Dice 0.5\n"
+
+
+def test_a_stopwatch_counts_from_when_it_was_made(clock: Clock):
+    watch = module.Stopwatch()
+    clock.now_s += 3
+    assert watch.seconds == 3

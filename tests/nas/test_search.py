@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,6 @@ from latencykit.errors import InputError, InterruptedRunError, RegressionError
 from latencykit.space import CELL_TYPES
 from nas import search as module
 from nas.checkpoint import load_checkpoint
-from nas.progress import Progress
 from nas.search import search
 from nas.search_state import SearchState, derive_run
 
@@ -26,17 +26,22 @@ def timeless(history):
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in history]
 
 
-class StopsAt(Progress):
-    """Interrupts, as a user does, after so many steps."""
+def stops_at(count):
+    """Interrupts, as a user does, after so many units."""
 
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
+    @contextmanager
+    def show(title, total, done=0):
+        left = count
 
-    def advance(self, units=1, note=""):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
+        def advance(*_, note=""):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    return show
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,7 @@ def test_the_warm_up_trains_weights_only(whole):
 def test_an_interrupted_search_goes_on_to_the_same_result(whole, data, macro, costs, tmp_path, steps):
     config, expected, out = whole
     with pytest.raises(InterruptedRunError, match="same command") as caught:
-        search(config, data, macro, costs, 0, tmp_path, StopsAt(steps))
+        search(config, data, macro, costs, 0, tmp_path, stops_at(steps))
     assert caught.value.exit_code == 7
     assert not (tmp_path / "architecture.json").exists()
     done = (tmp_path / "history.jsonl").read_text().splitlines()
@@ -94,7 +99,7 @@ def test_an_interrupted_search_goes_on_to_the_same_result(whole, data, macro, co
 
 def test_a_finished_search_is_not_run_again(whole, data, macro, costs):
     config, expected, out = whole
-    assert search(config, data, macro, costs, 0, out, StopsAt(0)).history == expected.history
+    assert search(config, data, macro, costs, 0, out, stops_at(0)).history == expected.history
 
 
 def test_seeds_are_independent_searches(whole, data, macro, costs, tmp_path, search_config):

@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,6 @@ from latencykit.sample import sample_architectures
 from nas import train as module
 from nas.augment import Augmentation
 from nas.checkpoint import load_checkpoint
-from nas.progress import Progress
 from nas.train import train
 from nas.trained import load_trained
 
@@ -24,15 +24,22 @@ def timeless(out):
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
 
 
-class StopsAt(Progress):
-    def __init__(self, epochs):
-        super().__init__()
-        self.left = epochs
+def stops_at(count):
+    """Interrupts, as a user does, after so many units."""
 
-    def advance(self, units=1, note=""):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
+    @contextmanager
+    def show(title, total, done=0):
+        left = count
+
+        def advance(*_, note=""):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    return show
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,7 @@ def test_a_searched_network_is_trained_by_the_same_code(data, macro, train_confi
 def test_an_interrupted_training_goes_on_to_the_same_result(whole, data, tmp_path, epochs):
     config, trained, out = whole
     with pytest.raises(InterruptedRunError, match="same command"):
-        train(PAIR, data, config, 0, tmp_path, StopsAt(epochs))
+        train(PAIR, data, config, 0, tmp_path, stops_at(epochs))
     assert len(timeless(tmp_path)) == epochs
     with pytest.raises(InputError, match="no finished training"):
         load_trained(tmp_path)
