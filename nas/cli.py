@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,12 +21,16 @@ from latencykit.macro import Macro, read_macro
 from latencykit.schema import to_json
 from latencykit.topology import physical_cpus
 
+if TYPE_CHECKING:
+    from nas.config import RunConfig  # imports torch, which only some commands need
+
 FILE = click.Path(path_type=Path)
 DEMO = "demo.toml"
 MOST_THREADS = 4
 """Of the ultrasound machine's processor; a demo takes as many where there are so many physical cores."""
 
 _config = click.option("--config", type=FILE, help="A run's TOML file; the embedded demo's where absent.")
+_table = click.option("--table", "table_path", type=FILE, help="Latency table; overrides the configuration's.")
 _seed = click.option("--seed", default=0, show_default=True, help="Of everything random.")
 
 
@@ -63,11 +68,18 @@ def sample_command(
 @_config
 @click.option("--row", "row_name", help="Which of the configuration's searched rows; the first where absent.")
 @click.option("--target-ms", type=float, help="Steer the search to this latency.")
+@_table
 @_seed
 @click.option("--out", required=True, type=FILE, help="The search's run folder.")
 @json_option
 def search_command(
-    config: Path | None, row_name: str | None, target_ms: float | None, seed: int, out: Path, as_json: bool
+    config: Path | None,
+    row_name: str | None,
+    target_ms: float | None,
+    table_path: Path | None,
+    seed: int,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Search an architecture on the patients of `train`; started again, it goes on where it was.
 
@@ -78,7 +90,7 @@ def search_command(
     from nas.latency import ensure_table, search_costs
     from nas.search import search
 
-    run = _load(config)
+    run = _load(config, table_path)
     rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
     if not rows:
         raise UsageError(f"the configuration has no searched row {row_name or ''}; pass another --row.")
@@ -86,8 +98,8 @@ def search_command(
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
     macro = rows[0].macro or Macro()
-    table = ensure_table(Path(run.table), [macro], run.threads)
-    costs = search_costs(table, run.threads[-1], macro, Path(run.table).parent / "costs")
+    table = ensure_table(run.table_path(out), [macro], run.threads)
+    costs = search_costs(table, run.threads[-1], macro, out / "costs")
     result = search(settings, load(run.data).of_split("train"), macro, costs, seed, out)
     save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
     data = {
@@ -185,17 +197,18 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 @cli.command("run")
 @click.argument("config", type=FILE)
 @click.option("--out", type=FILE, help="The results' folder; out/<name of the configuration> where absent.")
+@_table
 @click.option("--final", is_flag=True, help="Also score the report split, once.")
 @click.option("--jobs", default=1, show_default=True, help="Rows and seeds that train side by side.")
 @json_option
-def run_command(config: Path, out: Path | None, final: bool, jobs: int, as_json: bool) -> None:
+def run_command(config: Path, out: Path | None, table_path: Path | None, final: bool, jobs: int, as_json: bool) -> None:
     """Do all of it from one configuration: table, validation, search, training, export, scores, latencies, report.
 
     Example: nas run run.toml --out results --final --jobs 2
     """
     from nas.pipeline import run
 
-    loaded = _load(config)
+    loaded = _load(config, table_path)
     target = out or Path("out") / loaded.name
     run(loaded, config, target, final, jobs, _say)
     _show_run(target, as_json, "run")
@@ -215,7 +228,7 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
     threads = min(MOST_THREADS, len(physical_cpus()) or 1)
     _say(f"demo: {threads} threads, of this machine's physical cores and at most {MOST_THREADS}")
     with as_file(files("nas") / DEMO) as source:
-        loaded = replace(with_threads(_load(source), threads), table=str(out / "table.json"))
+        loaded = with_threads(_load(source), threads)
         run(loaded, source, out, True, jobs, _say)
     _show_run(out, as_json, "demo")
 
@@ -319,13 +332,15 @@ def contact_sheet_command(configs: tuple[Path, ...], out: Path, seed: int, as_js
     emit(as_json, "contact-sheet", {"picture": str(out)}, [str(out)])
 
 
-def _load(config: Path | None):  # the type is imported with torch, when it is needed
+def _load(config: Path | None, table: Path | None = None) -> RunConfig:
     from nas.config import load_run
 
-    if config is not None:
-        return load_run(config)
-    with as_file(files("nas") / DEMO) as source:
-        return load_run(source)
+    if config is None:
+        with as_file(files("nas") / DEMO) as source:
+            loaded = load_run(source)
+    else:
+        loaded = load_run(config)
+    return loaded if table is None else replace(loaded, table=str(table))
 
 
 def _say(text: str) -> None:

@@ -154,7 +154,7 @@ class RunConfig:
     """Everything that `nas run` does."""
 
     rows: tuple[Row, ...]
-    table: str  # path of the latency table
+    table: str | None = None  # path of the latency table; table.json in the output folder where absent
     name: str = "run"
     data: DataConfig = field(default_factory=DataConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -182,6 +182,10 @@ class RunConfig:
         for row in self.rows:  # a wrong override must not wait for its turn
             self.search_of(row)
             self.train_of(row)
+
+    def table_path(self, out: Path) -> Path:
+        """Where the latency table of a run into `out` is."""
+        return Path(self.table) if self.table is not None else out / "table.json"
 
     def tasks(self) -> list[tuple[Row, int]]:
         """Every row under each of its seeds, all rows of a seed together."""
@@ -216,7 +220,7 @@ def load_run(path: Path) -> RunConfig:
             data[name] = to_json(overridden(base, data[name], f"{path}: {name}"))
     config = decode(RunConfig, data, str(path))
     paths = {} if config.data.path is None else {"path": str(path.parent / Path(config.data.path).expanduser())}
-    table = str(path.parent / Path(config.table).expanduser())
+    table = None if config.table is None else str(path.parent / Path(config.table).expanduser())
     return replace(config, table=table, data=replace(config.data, **paths))
 
 

@@ -81,8 +81,9 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
     table: Table | None = None
     costs: dict[Macro, SearchCosts] = {}
     if macros:
-        say(f"latency table {config.table}, threads {', '.join(map(str, config.threads))}")
-        table = ensure_table(Path(config.table), macros, config.threads)
+        path = config.table_path(out)
+        say(f"latency table {path}, threads {', '.join(map(str, config.threads))}")
+        table = ensure_table(path, macros, config.threads)
         threads = config.threads[-1]
         validate_table(table, macros[-1], threads, config.validation_networks, out)
         costs = {macro: search_costs(table, threads, macro, out / "costs") for macro in macros}
