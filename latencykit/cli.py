@@ -43,7 +43,7 @@ from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import instantiate
-from latencykit.sweep import ROW_PROTOCOL, build, plan_build
+from latencykit.sweep import build, plan_build
 from latencykit.table import Key, Table, key_level, load_table
 from latencykit.topology import check_threads
 from latencykit.validate import VALIDATION_PROTOCOL, SetName, validate
@@ -108,7 +108,7 @@ def build_command(
         listed = [f"  {setting}: {key}" for setting, key in plan.missing]
         emit(as_json, "build", data, [*listed, f"{len(listed)} rows, about {plan.estimate_s():.0f} s"])
         return
-    with progress("measure", len(plan.missing) * ROW_PROTOCOL.processes) as advance:
+    with progress("measure", plan.sample_sets()) as advance:
         built = build(out, plan, verdict, advance=advance)
     timed_pct = 100 * built.timed_s / built.wall_s
     data = {

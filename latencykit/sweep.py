@@ -75,9 +75,13 @@ class Plan:
     wanted: tuple[tuple[Setting, Key], ...]
     missing: tuple[tuple[Setting, Key], ...]
 
+    def sample_sets(self, protocol: Protocol = ROW_PROTOCOL) -> int:
+        """How many times a process will time a row; rows that are zero by definition are not timed."""
+        return protocol.processes * sum(not _is_defined(key) for _, key in self.missing)
+
     def estimate_s(self, protocol: Protocol = ROW_PROTOCOL) -> float:
         """Rough seconds that the build will take."""
-        return len(self.missing) * protocol.processes * SECONDS_A_SAMPLE_SET
+        return self.sample_sets(protocol) * SECONDS_A_SAMPLE_SET
 
 
 def plan_build(path: Path, settings: Sequence[Setting], keys: Iterable[Key]) -> Plan:

@@ -9,7 +9,7 @@ import numpy as np
 
 from latencykit.architecture import read_architecture
 from latencykit.files import write_json, write_text
-from latencykit.runtime import Session, Setting
+from latencykit.runtime import Session
 from latencykit.schema import decode, read_json, to_json
 from latencykit.table import Table as LatencyTable
 from nas.cells import draw_cells
@@ -21,7 +21,7 @@ from nas.pareto import pareto_front, plot_pareto
 from nas.provenance import file_sha256
 from nas.report import RESULTS_NAME, Provenance, write_report
 from nas.results import Selection, choose_selection, read_results
-from nas.scoring import stored_scores
+from nas.scoring import SCORING, stored_scores
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
 from nas.workspace import SeedFolder, Workspace
@@ -134,7 +134,7 @@ def _frames(model: Path, dataset: Dataset, scores: FrameScores) -> list[Frame]:
     order = np.argsort(scores.dice)
     indices = [int(order[round(q * (len(order) - 1))]) for q in SHOWN_QUANTILES]
     shown = []
-    with Session(model, Setting(threads=1, pinned=False), ()) as session:
+    with Session(model, SCORING, ()) as session:
         for index in dict.fromkeys(indices):
             image = dataset.rgb(index)
             outputs = session.run({"image": image})

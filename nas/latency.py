@@ -23,7 +23,7 @@ from latencykit.progress import progress
 from latencykit.report import validation_json
 from latencykit.runtime import Setting
 from latencykit.schema import decode, read_json, to_json
-from latencykit.sweep import ROW_PROTOCOL, build, plan_build
+from latencykit.sweep import build, plan_build
 from latencykit.table import Key, Table
 from latencykit.validate import VALIDATION_PROTOCOL, validate
 
@@ -48,7 +48,7 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) ->
     plan = plan_build(path, settings, keys)
     if plan.table is not None and not plan.missing:
         return plan.table
-    with progress("measure the latency table", len(plan.missing) * ROW_PROTOCOL.processes) as advance:
+    with progress("measure the latency table", plan.sample_sets()) as advance:
         return build(path, plan, doctor(), advance=advance).table
 
 

@@ -25,7 +25,8 @@ from nas.provenance import file_sha256
 DICE_CONSTANT_KEY = "dice_constant"
 """Metadata of an exported graph: mean Dice on the quality network's training patients, the constant predictor."""
 MAX_SCORES_BYTES = 200_000_000
-_SCORING = Setting(threads=1, pinned=False)
+SCORING = Setting(threads=1, pinned=False, denormals_as_zero=False)
+"""Scoring runs beside torch, whose thread must not be left flushing denormals."""
 
 
 def dice_constant_of(model: Path) -> float:
@@ -40,7 +41,7 @@ def dice_constant_of(model: Path) -> float:
 def score_model(model: Path, dataset: Dataset) -> FrameScores:
     """Score an exported model on every frame of a data set through onnxruntime, as it is deployed."""
     constant = dice_constant_of(model)
-    with Session(model, _SCORING, ()) as session, progress(f"score {len(dataset)} frames", len(dataset)) as advance:
+    with Session(model, SCORING, ()) as session, progress(f"score {len(dataset)} frames", len(dataset)) as advance:
 
         def counted(image: Any) -> Any:
             advance()
