@@ -22,11 +22,14 @@ from latencykit.runtime import Setting
 from latencykit.topology import check_threads
 from latencykit.worker import Item, Job, job_to_json
 
-NETWORK_PROTOCOL = Protocol(samples=30, block_us=0, warmup_ms=50, processes=3)
-"""Whole networks: single calls, so that percentiles are a caller's; half as many processes as for rows suffice."""
+NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
+"""Whole networks: single calls, so that percentiles are a caller's, and enough of them for a 99th percentile."""
 
-PACED_SAMPLES = 60
-"""Calls in a paced process: two seconds at 30 a second."""
+PACED_SAMPLES = 120
+"""Calls in a paced process: four seconds at 30 a second."""
+
+P99_CALLS = 662
+"""Calls that a 99th percentile needs for 99 % confidence (MLPerf's LoadGen)."""
 
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -119,6 +122,9 @@ class MeasuredModel:
     def warnings(self) -> list[str]:
         """Reasons to mistrust the figure, each with its remedy."""
         found = [f"{self.path}: {w.code} ({w.value:.1f} %): {w.remedy}" for w in self.measurement.warnings]
+        if self.measurement.count < P99_CALLS:
+            calls = self.measurement.count
+            found.append(f"{self.path}: p99 rests on {calls} calls, {P99_CALLS} are sound: raise `--processes`")
         if not self.affinity:
             found.append(f"{self.path}: this system does not tell where threads run; affinity is not verified")
         return found

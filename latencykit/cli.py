@@ -20,7 +20,7 @@ from latencykit.architecture import network_graph, read_architecture, write_arch
 from latencykit.bench import NETWORK_PROTOCOL, background_load, measure_models
 from latencykit.console import emit, json_option, run_cli, threads_option
 from latencykit.cost import predict_kernels
-from latencykit.coverage import STRIDES, space_kernels, space_primitives, stride_macros
+from latencykit.coverage import STRIDES, USUAL_NETWORKS, space_kernels, space_primitives, stride_macros
 from latencykit.doctor import Verdict, doctor
 from latencykit.errors import MissingRowError, UnfitError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure, validation_figure
@@ -43,7 +43,7 @@ from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import instantiate
-from latencykit.sweep import build, plan_build
+from latencykit.sweep import DRIFT_WARNING_PCT, build, plan_build
 from latencykit.table import Key, Table, key_level, load_table
 from latencykit.topology import check_threads
 from latencykit.validate import VALIDATION_PROTOCOL, SetName, validate
@@ -93,11 +93,10 @@ def build_command(
     if not (force or dry_run):
         _require_fit(verdict)
     keys: list[Key] = [CALL_OVERHEAD]  # every prediction needs it
-    with progress("find the kernels", len(macros) + len(models)) as advance:
+    with progress("find the kernels", USUAL_NETWORKS * len(macros) + len(models)) as advance:
         for macro in macros:
             keys += space_primitives(macro)
-            keys += space_kernels(macro)
-            advance()
+            keys += space_kernels(macro, advance)
         for model in models:
             keys += _model_kernels(model, Setting(threads=1, pinned=False))
             advance()
@@ -118,6 +117,8 @@ def build_command(
     warnings = [f"{reason.code} is {reason.value}: {reason.remedy}" for reason in verdict.reasons]
     if noisy := sum(bool(row.measurement and row.measurement.warnings) for row in built.table.rows):
         warnings.append(f"{noisy} of {len(built.table.rows)} rows are noisy: column error_pct of `latencykit show`")
+    if built.drift_pct > DRIFT_WARNING_PCT:
+        warnings.append(f"the sentinel drifted by {built.drift_pct:.0f} %: stop other programs and build anew")
     took = f"{built.wall_s:.0f} s, {timed_pct:.0f} % of it inside timed runs"
     emit(as_json, "build", data, [f"{out}: {built.measured} rows measured, {built.reused} reused, {took}"], warnings)
 
@@ -209,7 +210,7 @@ def validate_command(
     if plot:
         figure_format(plot)
     loaded = _table_of_this_machine(table)
-    setting, macro = loaded.setting(threads), _macro_of(macro_path, stride)
+    setting, macro = _setting(loaded, threads), _macro_of(macro_path, stride)
     protocol = replace(VALIDATION_PROTOCOL, processes=processes)
     with progress("time networks end to end", networks * processes) as advance:
         found = validate(loaded, setting, macro, networks, seed, chosen_from, protocol, advance)
@@ -241,12 +242,9 @@ def predict_command(
         raise MissingRowError(
             f"{table} has no paced calibration; measure instead: latencykit measure {model} --pace {pace:g}"
         )
-    setting = loaded.setting(threads)
+    setting = _setting(loaded, threads)
     kernels = _model_kernels(model, setting)
-    try:
-        prediction = predict_kernels(loaded, setting, kernels)
-    except MissingRowError as error:
-        raise MissingRowError(str(error).replace("--add MODEL.onnx", f"--only-added --add {model}")) from error
+    prediction = predict_kernels(loaded, setting, kernels, f"--only-added --add {model}")
     by_threads = {
         other.threads: predict_kernels(loaded, other, kernels).latency_us / 1000
         for other in loaded.settings
@@ -336,6 +334,11 @@ def _table_of_this_machine(path: Path) -> Table:
     table = load_table(path)
     table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
     return table
+
+
+def _setting(table: Table, threads: int) -> Setting:
+    check_threads(threads)  # what cannot be run here is refused before the table is asked for it
+    return table.setting(threads)
 
 
 def _require_fit(verdict: Verdict) -> None:

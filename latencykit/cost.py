@@ -57,9 +57,19 @@ class Prediction:
     shares: tuple[Share, ...]
 
 
-def predict_kernels(table: Table, setting: Setting, kernels: Sequence[Kernel]) -> Prediction:
-    """The kernel sum of a network; raises `MissingRowError` naming every kernel that the table does not hold."""
-    return _sum_rows(table, setting, kernels)
+def predict_kernels(table: Table, setting: Setting, kernels: Sequence[Kernel], remedy: str = "") -> Prediction:
+    """The kernel sum of a network.
+
+    Args:
+        table: the table.
+        setting: the execution setting.
+        kernels: what the network runs (`latencykit.kernels_of`).
+        remedy: options of `latencykit build` that would add what is missing.
+
+    Raises:
+        MissingRowError: naming every kernel that the table does not hold.
+    """
+    return _sum_rows(table, setting, kernels, remedy)
 
 
 def predict_isolated(table: Table, setting: Setting, graph: Graph) -> Prediction:
@@ -67,12 +77,14 @@ def predict_isolated(table: Table, setting: Setting, graph: Graph) -> Prediction
     return _sum_rows(table, setting, [Primitive(operations, inputs) for operations, inputs, _ in graph.fragments()])
 
 
-def _sum_rows(table: Table, setting: Setting, keys: Sequence[Kernel] | Sequence[Primitive]) -> Prediction:
+def _sum_rows(
+    table: Table, setting: Setting, keys: Sequence[Kernel] | Sequence[Primitive], remedy: str = ""
+) -> Prediction:
     overhead = table.row(setting, CALL_OVERHEAD)
     counts: dict[Kernel | Primitive, int] = {}
     for key in keys:
         counts[key] = counts.get(key, 0) + 1
-    rows = table.lookup(setting, counts)
+    rows = table.lookup(setting, counts, remedy)
     shares = [
         Share(row, count, count * _net(row, row.median_us, overhead.median_us))
         for row, count in zip(rows, counts.values(), strict=True)

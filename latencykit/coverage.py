@@ -15,7 +15,7 @@ from latencykit.primitives import PRIMITIVES, ZERO
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, instantiate, template
-from latencykit.spec import Add
+from latencykit.spec import Add, Relu
 from latencykit.table import Primitive
 
 COVERAGE_SEED = 20_000
@@ -23,6 +23,8 @@ COVERAGE_SEED = 20_000
 QUIET_NETWORKS = 24
 """A covering sample ends after this many networks in a row brought no new kernel."""
 MOST_NETWORKS = 200
+USUAL_NETWORKS = 40
+"""How many networks a covering sample mostly takes; for progress."""
 STRIDES = (1, 2, 4)
 
 
@@ -45,6 +47,8 @@ def space_primitives(macro: Macro) -> list[Primitive]:
                 for candidate in choice.candidates:
                     found[Primitive(choice.operations(candidate), inputs)] = None
             case Add() as add:
+                if add.activation == "relu":  # what a sum of one term becomes
+                    found[Primitive((Relu(),), inputs[:1])] = None
                 for terms in range(2, len(inputs) + 1):
                     found[Primitive((add,), inputs[:terms])] = None
             case operation:

@@ -12,6 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+FIRST_LINE_S = 2.0
 LINE_EVERY_S = 10.0
 
 
@@ -48,19 +49,19 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
             yield advance_bar
         return
-    begin_s = last_s = time.monotonic()
-    now_done = done
+    begin_s = time.monotonic()
+    next_s, now_done = begin_s + FIRST_LINE_S, done
 
     def advance_line(*_: object, note: str = "") -> None:
-        nonlocal now_done, last_s
+        nonlocal now_done, next_s
         now_done += 1
         now_s = time.monotonic()
-        if now_s - last_s >= LINE_EVERY_S or (now_done == total and now_s - begin_s >= 2):
+        if now_s >= next_s or (now_done == total and now_s - begin_s >= FIRST_LINE_S):
             left_s = (now_s - begin_s) / (now_done - done) * max(total - now_done, 0)
             line = f"{title}: {now_done}/{total}, {now_s - begin_s:.0f} s, {left_s:.0f} s left"
             sys.stderr.write(f"{line}; {note}\n" if note else f"{line}\n")
             sys.stderr.flush()
-            last_s = now_s
+            next_s = now_s + LINE_EVERY_S
 
     yield advance_line
 

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from latencykit.errors import InputError
+from latencykit.errors import InputError, UnfitError
 
 Optimisation = Literal["none", "basic", "extended", "all"]
 
@@ -81,6 +81,7 @@ class Session:
 
         Raises:
             InputError: onnxruntime refuses the model.
+            UnfitError: the threads are not where they were pinned to.
         """
         options = _options(setting)
         pin = setting.pinned and bool(cpus) and hasattr(os, "sched_setaffinity")
@@ -96,6 +97,10 @@ class Session:
         self.affinity = (
             tuple(_allowed_cpus(thread) for thread in (threading.get_native_id(), *workers)) if before else ()
         )
+        wanted = tuple(str(cpu) for cpu in cpus[: setting.threads])
+        if pin and self.affinity and self.affinity != wanted:
+            os.sched_setaffinity(0, self._allowed or ())
+            raise UnfitError(f"threads were to be pinned to {wanted}, the system runs them on {self.affinity}.")
 
     def __enter__(self) -> Session:
         return self

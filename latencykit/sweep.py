@@ -7,9 +7,9 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
 SENTINEL_ID = "sentinel"
+DRIFT_WARNING_PCT = 10.0
+"""Spread of the sentinel through a build above which its rows are not all of one machine's mood."""
 SENTINEL_LIMIT_PCT = 30.0
 """A resumed build whose sentinel differs by more than this is on another machine; shared hosts drift by 10 to 20 %."""
 _SENTINEL = Kernel(
@@ -102,6 +104,14 @@ class Built:
     wall_s: float
     timed_s: float
 
+    @property
+    def drift_pct(self) -> float:
+        """Largest spread of a setting's sentinel over all processes that added rows to the table, percent."""
+        spread: dict[Setting, list[float]] = {}
+        for sentinel in self.table.sentinels:
+            spread.setdefault(sentinel.setting, []).extend(sentinel.medians_us)
+        return max((100 * (max(medians) / min(medians) - 1) for medians in spread.values()), default=0.0)
+
 
 def build(
     path: Path,
@@ -133,11 +143,14 @@ def build(
         plan.table.require_same_machine(verdict.cpu, runtime)
     journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
     table = plan.table or Table(verdict.cpu, runtime, to_json(verdict), ())
+    if plan.table is not None and plan.missing:
+        table = replace(table, doctor=_both(table.doctor, verdict), parents=(*table.parents, table.checksum))
     timed_s = 0.0
     try:
         for setting in dict.fromkeys(setting for setting, _ in plan.missing):
             keys = [key for missing, key in plan.missing if missing == setting]
-            rows, sentinel, seconds = _measure_setting(setting, keys, journal, protocol, advance)
+            earlier = [s.medians_us for s in table.sentinels if s.setting == setting]
+            rows, sentinel, seconds = _measure_setting(setting, keys, sum(earlier, ()), journal, protocol, advance)
             table = table.with_rows(rows, [sentinel] if sentinel else [])
             timed_s += seconds
     except KeyboardInterrupt as stop:
@@ -151,7 +164,12 @@ def build(
 
 
 def _measure_setting(
-    setting: Setting, keys: Sequence[Key], journal: Journal, protocol: Protocol, advance: Callable[[str], None]
+    setting: Setting,
+    keys: Sequence[Key],
+    earlier_us: Sequence[float],
+    journal: Journal,
+    protocol: Protocol,
+    advance: Callable[[str], None],
 ) -> tuple[list[Row], Sentinel | None, float]:
     timed = {key_id(key): key for key in keys if not _is_defined(key)}
     known = [sample for sample in journal.samples(setting) if sample.id in timed]
@@ -163,8 +181,9 @@ def _measure_setting(
     with tempfile.TemporaryDirectory() as scratch:
         items = [_item(name, key, Path(scratch)) for name, key in timed.items()]
         sentinel = _item(SENTINEL_ID, _SENTINEL, Path(scratch))
-        if known:
-            _check_sentinel(setting, sentinel, journal, protocol)
+        before_us = [*earlier_us, *_sentinel_medians_us(journal, setting)] if known or earlier_us else []
+        if before_us:
+            _check_sentinel(setting, sentinel, before_us, journal, protocol)
         with closing(measure_items(items, setting, protocol, done=done, first=sentinel)) as samples:
             for sample in samples:
                 journal.append(setting, sample)
@@ -178,7 +197,7 @@ def _measure_setting(
         else make_row(key, setting, measured[key_id(key)])
         for key in keys
     ]  # fmt: skip
-    medians = [Measurement((s.samples_us,)).median_us for s in journal.samples(setting) if s.id == SENTINEL_ID]
+    medians = _sentinel_medians_us(journal, setting)
     return rows, Sentinel(setting, tuple(medians)) if medians else None, timed_s
 
 
@@ -200,15 +219,26 @@ def key_model(key: Key) -> bytes:
     return bytes(graph_to_onnx(chain(key.operations, key.inputs)).SerializeToString())
 
 
-def _check_sentinel(setting: Setting, sentinel: Item, journal: Journal, protocol: Protocol) -> None:
-    before = [Measurement((s.samples_us,)).median_us for s in journal.samples(setting) if s.id == SENTINEL_ID]
+def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    """Two verdicts of one machine, at two builds: fit if it was both times, and every reason of either."""
+    later = to_json(verdict)
+    reasons = [*doctor["reasons"], *later["reasons"]]
+    unique = {json.dumps(reason, sort_keys=True): reason for reason in reasons}
+    return {**later, "fit": doctor["fit"] and verdict.fit, "reasons": list(unique.values())}
+
+
+def _sentinel_medians_us(journal: Journal, setting: Setting) -> list[float]:
+    return [Measurement((s.samples_us,)).median_us for s in journal.samples(setting) if s.id == SENTINEL_ID]
+
+
+def _check_sentinel(
+    setting: Setting, sentinel: Item, before: Sequence[float], journal: Journal, protocol: Protocol
+) -> None:
     now = [Measurement((s.samples_us,)).median_us for s in measure_items([sentinel], setting, protocol)]
-    if not before:
-        return
     change_pct = 100 * (float(np.median(now)) / float(np.median(before)) - 1)
     if abs(change_pct) > SENTINEL_LIMIT_PCT:
         raise NotComparableError(
-            f"the sentinel kernel took {np.median(before):.1f} us when this build began and takes {np.median(now):.1f} "
+            f"the sentinel kernel took {np.median(before):.1f} us before and takes {np.median(now):.1f} "
             f"us now ({change_pct:+.0f} %; at most {SENTINEL_LIMIT_PCT:.0f} % expected): another machine, or busy. "
             f"Free it of other work and run the same command again, or delete {journal.path} to start over."
         )

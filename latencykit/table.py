@@ -174,6 +174,8 @@ class Table:
             raise InputError("table: `runtime` names no version of onnxruntime.")
         if len(self._index) != len(self.rows):
             raise InputError("table: two rows have the same setting, level and key.")
+        if lost := {sentinel.setting for sentinel in self.sentinels} - {row.setting for row in self.rows}:
+            raise InputError(f"table: a sentinel of {lost.pop()}, a setting without rows.")
 
     @cached_property
     def _index(self) -> Mapping[tuple[Setting, Key], Row]:
@@ -208,15 +210,21 @@ class Table:
         """The row of a key; raises `MissingRowError` with the command that adds it."""
         return self.lookup(setting, [key])[0]
 
-    def lookup(self, setting: Setting, keys: Iterable[Key]) -> list[Row]:
-        """Rows of several keys, in order; raises one `MissingRowError` that names all that are missing."""
+    def lookup(self, setting: Setting, keys: Iterable[Key], remedy: str = "") -> list[Row]:
+        """Rows of several keys, in order; raises one `MissingRowError` that names all that are missing.
+
+        Args:
+            setting: the execution setting.
+            keys: what is looked up.
+            remedy: options of `latencykit build` that would add the rows; empty where the space's own build adds them.
+        """
         wanted = list(keys)
         missing = [key for key in dict.fromkeys(wanted) if (setting, key) not in self._index]
         if missing:
             listed = "\n".join(f"  {key}" for key in missing[:5]) + ("\n  ..." if len(missing) > 5 else "")
             raise MissingRowError(
                 f"{self.name} has no row for {len(missing)} of {len(set(wanted))} costs at {setting}:\n{listed}\n"
-                f"Measure them: latencykit build --out {self.name} --threads {setting.threads} --add MODEL.onnx"
+                f"Measure them: latencykit build --out {self.name} --threads {setting.threads} {remedy}".rstrip()
             )
         return [self._index[setting, key] for key in wanted]
 

@@ -16,10 +16,10 @@ from latencykit.architecture import read_architecture, write_architecture
 from latencykit.cli import write_samples
 from latencykit.console import emit, json_option, run_cli
 from latencykit.coverage import stride_macros
-from latencykit.errors import UsageError
+from latencykit.errors import UnfitError, UsageError
 from latencykit.macro import Macro, read_macro
 from latencykit.schema import to_json
-from latencykit.topology import physical_cpus
+from latencykit.topology import check_threads
 
 if TYPE_CHECKING:
     from nas.config import RunConfig  # imports torch, which only some commands need
@@ -137,7 +137,7 @@ def derive_command(run: Path, rule: str, out: Path | None, as_json: bool) -> Non
 def train_command(architecture: Path, config: Path | None, seed: int, out: Path, as_json: bool) -> None:
     """Train a network pair, searched or hand-made, on the patients of `train`.
 
-    Example: nas train runs/two-ms/architecture.json --seed 0 --out runs/two-ms-trained
+    Example: nas train runs/two-ms/architecture.json --seed 0 --out runs/trained
     """
     from nas.data import load
     from nas.train import train
@@ -156,7 +156,7 @@ def train_command(architecture: Path, config: Path | None, seed: int, out: Path,
 def export_command(run: Path, out: Path, as_json: bool) -> None:
     """Write a trained pair as one ONNX file: image in, mask, uncertainty and predicted Dice out.
 
-    Example: nas export runs/two-ms-trained --out two-ms.onnx
+    Example: nas export runs/trained --out two-ms.onnx
     """
     from nas.pipeline import export_trained
     from nas.trained import load_trained
@@ -176,17 +176,18 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 
     Example: nas evaluate two-ms.onnx --split valid --final
     """
+    from nas.config import REPORT_SPLIT
     from nas.data import load
     from nas.figures import quality_figure, save_figure
-    from nas.scoring import log_final, score_model
+    from nas.scoring import log_final, score_model, seed_of
 
     run = _load(config)
-    if split == run.report_split and not final:
+    if split == REPORT_SPLIT and not final:
         raise UsageError(f"{split!r} is the report split, scored once, at the end: pass --final for that.")
     dataset = load(run.data)
     frames = dataset.of_split(split)
-    if split == run.report_split:
-        log_final(model.with_suffix(".final.jsonl"), model.name, run.seeds[0], model, frames)
+    if split == REPORT_SPLIT:
+        log_final(model.with_suffix(".final.jsonl"), model.name, seed_of(model), model, frames)
     scores = score_model(model, frames)
     picture = model.with_suffix(f".{split}.png")
     save_figure(quality_figure({model.stem: scores}), picture)
@@ -225,7 +226,7 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
     """
     from nas.pipeline import run, with_threads
 
-    threads = min(MOST_THREADS, len(physical_cpus()) or 1)
+    threads = _usable_threads(MOST_THREADS)
     _say(f"demo: {threads} threads, of this machine's physical cores and at most {MOST_THREADS}")
     with as_file(files("nas") / DEMO) as source:
         loaded = with_threads(_load(source), threads)
@@ -257,14 +258,14 @@ def table_command(
     splits = {result.split for result in results}
     split = split or next(iter(sorted(splits - {"selection"})), "selection")
     selection = choose_selection(results, split, subset, threads, pace_hz)  # type: ignore[arg-type]  # checked by click
-    rows = {result.row for result in selection.of(results)}
+    rows = [result.row for result in selection.of(results)]
     table = build_table(
         results,
         selection,
-        reference=reference or (REFERENCE_ROW if REFERENCE_ROW in rows else results[0].row),
+        reference=reference or (REFERENCE_ROW if REFERENCE_ROW in rows else rows[0]),
         best_by="selection" if "selection" in splits else None,
     )
-    emit(as_json, "table", table.as_dict(), [markdown_table(table) if markdown else rich_table(table), *table.notes])
+    emit(as_json, "table", table.as_dict(), [markdown_table(table) if markdown else rich_table(table)])
 
 
 @cli.command("cells")
@@ -341,6 +342,17 @@ def _load(config: Path | None, table: Path | None = None) -> RunConfig:
     else:
         loaded = load_run(config)
     return loaded if table is None else replace(loaded, table=str(table))
+
+
+def _usable_threads(most: int) -> int:
+    """The most threads, up to `most`, that a measurement may use on this machine, its control group's quota heeded."""
+    for threads in range(most, 1, -1):
+        try:
+            check_threads(threads)
+        except UnfitError:
+            continue
+        return threads
+    return 1
 
 
 def _say(text: str) -> None:

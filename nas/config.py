@@ -26,6 +26,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,12 +38,14 @@ from latencykit.errors import InputError
 from latencykit.macro import Macro
 from latencykit.schema import decode, to_json
 from nas.augment import Augmentation
-from nas.data import SPLITS, DataConfig
+from nas.data import DataConfig
 from nas.derive import Rule
 from nas.optimisation import Precision
 
 T = TypeVar("T")
 Device = Literal["cpu", "cuda"]
+REPORT_SPLIT = "valid"
+"""The split that is scored once per row; everything else happens on the patients of `train`."""
 SHARES_TOLERANCE = 1e-6
 
 _TRAINING = Augmentation(gain=0.2, gamma=0.2)
@@ -60,7 +64,8 @@ class SearchConfig:
     quality_share: float = 0.45  # of the patients, D_seg eval
     selection_share: float = 0.1  # of the patients, only looked at
     architecture_data: Literal["bilevel", "same"] = "bilevel"  # alpha on half of D_seg train, or on the weights' stream
-    weight_rate: float = 0.025  # SGD, cosine to 0
+    weight_optimiser: Literal["sgd", "adamw"] = "sgd"  # adamw learns in the few hundred steps of a short search
+    weight_rate: float = 0.025  # cosine to 0
     weight_momentum: float = 0.9
     weight_decay: float = 3e-4  # DARTS' and NAS-Unet's
     clip: float = 5.0  # largest norm of the weights' gradient
@@ -160,16 +165,17 @@ class RunConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # each an independent search and training
-    report_split: str = "valid"  # scored once per row
     threads: tuple[int, ...] = (4,)  # of the runtime when latencies are measured; the last one decides
     pace_hz: float = 30.0  # calls a second: one frame every 33 ms
     validation_networks: int = 20  # random networks that the table is checked on
     data_statement: str = "Origin and terms of the data were not stated."  # for the report
 
     def __post_init__(self) -> None:
-        _positive("run", self, "pace_hz", "validation_networks")
-        if not self.threads or min(self.threads) < 1:
-            raise InputError(f"run: threads is {list(self.threads)}; expected one or several numbers of at least 1.")
+        _positive("run", self, "pace_hz")
+        if self.validation_networks < 2:
+            raise InputError(f"run: validation_networks is {self.validation_networks}; expected at least 2.")
+        if not self.threads or min(self.threads) < 1 or list(self.threads) != sorted(set(self.threads)):
+            raise InputError(f"run: threads is {list(self.threads)}; expected ascending numbers of at least 1.")
         if not self.rows or not self.seeds:
             raise InputError("run: at least one row and one seed expected.")
         if len({row.name for row in self.rows}) < len(self.rows) or len(set(self.seeds)) < len(self.seeds):
@@ -177,11 +183,15 @@ class RunConfig:
         for seeds in [self.seeds, *(self.seeds_of(row) for row in self.rows)]:
             if not seeds or min(seeds) < 0:
                 raise InputError(f"run: seeds are {list(seeds)}; expected at least one and none below 0.")
-        if self.report_split not in SPLITS:
-            raise InputError(f"run: report_split is {self.report_split!r}; expected one of {', '.join(SPLITS)}.")
         for row in self.rows:  # a wrong override must not wait for its turn
             self.search_of(row)
             self.train_of(row)
+
+    def sha256(self) -> str:
+        """Hash of everything that decides the results; where files lie does not."""
+        placeless = replace(self, table=None, data=replace(self.data, path=None, kind="phantom"))
+        content = json.dumps([to_json(placeless), self.data.kind], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def table_path(self, out: Path) -> Path:
         """Where the latency table of a run into `out` is."""

@@ -17,7 +17,7 @@ KEPT_EDGES = 2
 """Edges that a node keeps under `two-strongest`, as in DARTS."""
 
 Tables = Mapping[CellType, npt.NDArray[np.floating]]
-"""For each cell type, (edges, slots) logits or probabilities; slots beyond an edge's candidates are ignored."""
+"""For each cell type, (edges, slots) probabilities; slots beyond an edge's candidates are ignored."""
 
 
 def derive(tables: Tables, macro: Macro, rule: Rule = "argmax") -> Architecture:

@@ -13,7 +13,7 @@ from latencykit.runtime import Session
 from latencykit.schema import decode, read_json, to_json
 from latencykit.table import Table as LatencyTable
 from nas.cells import draw_cells
-from nas.config import Row, RunConfig
+from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset
 from nas.figures import Frame, history_figure, qualitative_figure, quality_figure, read_history, save_figure
 from nas.metrics import FrameScores
@@ -71,10 +71,9 @@ def make_gallery(
 
     shown: dict[str, tuple[Dataset, FrameScores]] = {}
     for row in config.rows:
-        frames = dataset.of_split(config.report_split)
-        if split != config.report_split:
-            seed = int(best[row.name].path.name.removeprefix("seed"))
-            frames = training_parts(dataset.of_split("train"), config.train_of(row), seed)[split]
+        frames = dataset.of_split(REPORT_SPLIT)
+        if split != REPORT_SPLIT:
+            frames = training_parts(dataset.of_split("train"), config.train_of(row))[split]
         scores = stored_scores(best[row.name].scores(split), best[row.name].model, frames)
         if scores is not None:
             shown[row.name] = frames, scores

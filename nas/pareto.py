@@ -90,7 +90,9 @@ def pareto_front(
     rows = [(row, row.p50_ms) for row in table.rows]
     timed = [(row, p50) for row, p50 in rows if p50 is not None]
     if not timed:
-        raise MissingRowError(f"pareto: no row was timed ({table.selection}); run `latencykit measure` on the models.")
+        raise MissingRowError(
+            f"pareto: no row was timed ({table.selection}); `nas run CONFIG --out DIR` times the models."
+        )
     plane = np.array([(math.log(p50.mean), -row.dice.mean) for row, p50 in timed])
     front = moocore.is_nondominated(plane, keep_weakly=True)
     points = tuple(

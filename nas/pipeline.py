@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,26 +18,28 @@ import torch
 
 from latencykit.architecture import Network, network_graph, read_architecture
 from latencykit.baselines import Baseline
-from latencykit.bench import MeasuredModel
 from latencykit.cost import SearchCosts
 from latencykit.errors import UsageError
 from latencykit.files import write_text
 from latencykit.macro import Macro
+from latencykit.measurement import Measurement
+from latencykit.runtime import Setting
 from latencykit.table import Table
-from nas.config import Row, RunConfig
+from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset, load
 from nas.export import export
+from nas.finished import check_finished
 from nas.flops import paper_flops
 from nas.gallery import CONFIG_FILE, SELECTION, make_gallery
 from nas.latency import ensure_table, measure_rows, search_costs, validate_table
 from nas.metrics import FrameScores
-from nas.provenance import commit, file_sha256
+from nas.provenance import commit
 from nas.results import Result, Subset, append
 from nas.scoring import DICE_CONSTANT_KEY, log_final, score_model, stored_scores, write_scores
 from nas.search import search
 from nas.train import train, training_parts
 from nas.trained import Trained
-from nas.workspace import Workspace
+from nas.workspace import COSTS_FOLDER, Workspace
 
 MEASURING_PROCESSES = 3
 
@@ -74,9 +77,10 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
     workspace = Workspace(out)
     for row in config.rows:
         workspace.row(row.name)
-    write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
     say(f"data: {config.data.kind}")
     dataset = load(config.data)
+    check_finished(config, dataset, workspace)
+    write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
     macros = list(dict.fromkeys(row.macro or Macro() for row in config.rows if row.kind == "search"))
     table: Table | None = None
     costs: dict[Macro, SearchCosts] = {}
@@ -86,16 +90,16 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
         table = ensure_table(path, macros, config.threads)
         threads = config.threads[-1]
         validate_table(table, macros[-1], threads, config.validation_networks, out)
-        costs = {macro: search_costs(table, threads, macro, out / "costs") for macro in macros}
+        costs = {macro: search_costs(table, threads, macro, out / COSTS_FOLDER) for macro in macros}
     _train_all(config, costs, workspace, jobs, say)
     say("scores")
     scores = dict(_score_all(config, dataset, workspace, final))
     _choose_best(config, workspace, scores)
     say("latencies")
     latencies = _time_all(config, workspace)
-    write_results(config, source, table, workspace, scores, latencies, dataset)
+    _enter_results(config, table, workspace, scores, latencies, dataset)
     say("pictures and report")
-    make_gallery(config, dataset, table, workspace, SELECTION if not final else config.report_split)
+    make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT)
 
 
 def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Workspace, jobs: int, say: Say) -> None:
@@ -121,10 +125,14 @@ def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Wo
             raise
 
 
+_loaded = lru_cache(maxsize=1)(load)
+"""A process that works on several rows reads the data once."""
+
+
 def _do_task(task: Task) -> str:
     """Search (where the row is searched), train, export; returns a line that says what came of it."""
     torch.set_num_threads(task.torch_threads)
-    dataset = load(task.config.data).of_split("train")
+    dataset = _loaded(task.config.data).of_split("train")
     folder = Workspace(task.root).seed(task.row.name, task.seed)
     network: Network
     if task.costs is None:
@@ -156,11 +164,11 @@ def _score_all(
     config: RunConfig, dataset: Dataset, workspace: Workspace, final: bool
 ) -> Iterator[tuple[tuple[str, int, str], FrameScores]]:
     """Scores by (row, seed, split): always on the selection patients, on the report split with `final`."""
-    train_set, report_set = dataset.of_split("train"), dataset.of_split(config.report_split)
+    train_set, report_set = dataset.of_split("train"), dataset.of_split(REPORT_SPLIT)
     for row, seed in config.tasks():
         folder = workspace.seed(row.name, seed)
-        selection = training_parts(train_set, config.train_of(row), seed)[SELECTION]
-        splits = {SELECTION: selection} | ({config.report_split: report_set} if final else {})
+        selection = training_parts(train_set, config.train_of(row))[SELECTION]
+        splits = {SELECTION: selection} | ({REPORT_SPLIT: report_set} if final else {})
         for split, frames in splits.items():
             scores = stored_scores(folder.scores(split), folder.model, frames)
             if scores is None:
@@ -180,39 +188,41 @@ def _choose_best(config: RunConfig, workspace: Workspace, scores: dict[tuple[str
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
 
 
-def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, float], MeasuredModel]:
+def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, float], Measurement]:
     """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
     folders = [workspace.seed(row.name, seed) for row, seed in config.tasks()]
     models = {folder.model: folder.train / "architecture.json" for folder in folders}
     found = {}
     for threads in config.threads:
         for pace_hz in (None, config.pace_hz):
-            for model, measured in measure_rows(models, threads, pace_hz, MEASURING_PROCESSES).items():
-                found[model, threads, pace_hz or 0.0] = measured
+            measured = measure_rows(models, Setting(threads), pace_hz, MEASURING_PROCESSES, workspace.latencies)
+            found |= {(model, threads, pace_hz or 0.0): one for model, one in measured.items()}
     return found
 
 
-def write_results(
+def _enter_results(
     config: RunConfig,
-    source: Path,
     table: Table | None,
     workspace: Workspace,
     scores: dict[tuple[str, int, str], FrameScores],
-    latencies: dict[tuple[Path, int, float], MeasuredModel],
+    latencies: dict[tuple[Path, int, float], Measurement],
     dataset: Dataset,
 ) -> None:
     """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
     lines = []
+    config_sha, here = config.sha256(), commit()
     for (name, seed, split), frames in scores.items():
         folder = workspace.seed(name, seed)
         graph = network_graph(read_architecture(folder.train / "architecture.json"))
         row = next(row for row in config.rows if row.name == name)
-        shown = dataset.of_split(config.report_split)
+        shown = dataset.of_split(REPORT_SPLIT)
         if split == SELECTION:
-            shown = training_parts(dataset.of_split("train"), config.train_of(row), seed)[SELECTION]
+            shown = training_parts(dataset.of_split("train"), config.train_of(row))[SELECTION]
         subsets: dict[Subset, FrameScores] = {"all": frames}
         if shown.degraded.any():
-            subsets |= {"clean": frames.select(~shown.degraded), "degraded": frames.select(shown.degraded)}
+            subsets["degraded"] = frames.select(shown.degraded)
+            if not shown.degraded.all():
+                subsets["clean"] = frames.select(~shown.degraded)
         for subset, subset_scores in subsets.items():
             summary = subset_scores.summary()
             for (model, threads, pace_hz), measured in latencies.items():
@@ -224,10 +234,10 @@ def write_results(
                         dice=summary.dice, hd95_mm=summary.hd95_mm, asd_mm=summary.asd_mm, mae=summary.mae,
                         mae_constant=summary.mae_constant, pearson_r=summary.pearson_r, auroc=summary.auroc,
                         threads=threads, pace_hz=pace_hz,
-                        p50_ms=measured.measurement.median_us / 1000,
-                        p99_ms=measured.measurement.percentile_us(99) / 1000,
+                        p50_ms=measured.median_us / 1000,
+                        p99_ms=measured.percentile_us(99) / 1000,
                         macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
-                        config_sha=file_sha256(source), table_sha=table.checksum if table else "", commit=commit(),
+                        config_sha=config_sha, table_sha=table.checksum if table else "", commit=here,
                     )
                 )  # fmt: skip
     append(workspace.results, lines)

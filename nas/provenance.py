@@ -16,6 +16,7 @@ def commit() -> str:
     """The commit that this code was checked out at, with `+` where it was changed since; "" outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # installed within another project's checkout
         head = _git(folder, "rev-parse", "--short=12", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../latencykit")
     except (OSError, subprocess.CalledProcessError):

@@ -57,7 +57,7 @@ SECTIONS: tuple[Section, ...] = (
         "What the search did, epoch by epoch: the expected latency is of the mixture, the derived one of the network "
         "that would be chosen then.",
         "history*",
-        "nas search",
+        "nas run CONFIG --out DIR",
     ),
     Section(
         "Searched cells",
@@ -69,14 +69,14 @@ SECTIONS: tuple[Section, ...] = (
         "Predicted masks",
         "Frames with the true and the predicted contour, the uncertainty map, and true and predicted Dice.",
         "qualitative*",
-        "nas evaluate RUN",
+        "nas run CONFIG --out DIR",
     ),
     Section(
         "Predicted quality",
         "Predicted against true Dice. A prediction is worth something where its error is well below the constant "
         "prediction's and r is well above 0.",
         "quality*",
-        "nas evaluate RUN",
+        "nas run CONFIG --out DIR",
     ),
     Section(
         "Validation of the latency table",

@@ -187,7 +187,7 @@ class Selection:
         """The lines of this selection in their order; raises `MissingRowError` where there is none."""
         chosen = [r for r in results if (r.split, r.degraded, r.threads, r.pace_hz) == self._values]
         if not chosen:
-            raise MissingRowError(f"results: no line for {self}; run `nas evaluate` and `latencykit measure` for it.")
+            raise MissingRowError(f"results: no line for {self}; `nas run CONFIG --out DIR` makes them.")
         return chosen
 
     @property

@@ -38,6 +38,15 @@ def dice_constant_of(model: Path) -> float:
         raise InputError(f"{model} names no {DICE_CONSTANT_KEY}; export it again with `nas export`.") from error
 
 
+def seed_of(model: Path) -> int:
+    """The seed that an exported model was trained under; raises `InputError` where it does not say."""
+    graph, _ = onnx_to_graph(read_model(model), str(model))
+    try:
+        return int(graph.metadata["seed"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{model} names no seed; export it again with `nas export`.") from error
+
+
 def score_model(model: Path, dataset: Dataset) -> FrameScores:
     """Score an exported model on every frame of a data set through onnxruntime, as it is deployed."""
     constant = dice_constant_of(model)
@@ -92,7 +101,7 @@ def log_final(log: Path, row: str, seed: int, model: Path, dataset: Dataset) -> 
     entry = {"row": row, "seed": seed, "model_sha": file_sha256(model), "data_sha": dataset.sha256}
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     for line in lines:
-        before = json.loads(line)
+        before = _logged(line, log)
         if (before["row"], before["seed"]) == (row, seed) and before["model_sha"] != entry["model_sha"]:
             raise UsageError(
                 f"{row} seed {seed} was scored on the report split before, with other weights ({before['time']}). It "
@@ -100,3 +109,13 @@ def log_final(log: Path, row: str, seed: int, model: Path, dataset: Dataset) -> 
             )
     entry["time"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_text(log, "".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))
+
+
+def _logged(line: str, log: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not {"row", "seed", "model_sha", "time"} <= entry.keys():
+        raise InputError(f"{log}: {line[:80]!r} is no logged scoring, a line of JSON expected; restore or delete it.")
+    return entry

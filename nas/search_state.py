@@ -61,9 +61,7 @@ class SearchState:
         self.weights = [*module.parameters()]
         self.quality_weights = module.quality_parameters()
         self.logits = [*self.alphas.parameters()]
-        self.weight_optimiser = torch.optim.SGD(
-            self.weights, config.weight_rate, config.weight_momentum, weight_decay=config.weight_decay
-        )
+        self.weight_optimiser = _weight_optimiser(self.weights, config)
         self.architecture_epochs = config.epochs - config.warmup_epochs
         self.architecture_steps = self.architecture_epochs * len(self.batches("weights", 0))
         rate = config.architecture_reach / self.architecture_steps
@@ -142,8 +140,15 @@ class SearchState:
         self.ascent, self.multiplier = float(saved.state["ascent"]), float(saved.state["multiplier"])
 
 
+def _weight_optimiser(weights: list[torch.nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
+    if config.weight_optimiser == "adamw":
+        return torch.optim.AdamW(weights, config.weight_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(weights, config.weight_rate, config.weight_momentum, weight_decay=config.weight_decay)
+
+
 def _tables(alphas: ArchitectureParameters) -> Tables:
-    return {cell_type: alphas.tables[cell_type].detach().cpu().numpy() for cell_type in CELL_TYPES}
+    """Probabilities, not logits: only they compare edges, since softmax does not see what an edge's logits share."""
+    return {cell_type: row.detach().cpu().numpy() for cell_type, row in alphas.softmax().items()}
 
 
 def derive_run(out: Path, rule: Rule) -> Architecture:

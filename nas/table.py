@@ -127,12 +127,14 @@ def build_table(
 
 
 def _ranking(results: Sequence[Result], row: Sequence[Result], best_by: str) -> dict[int, float]:
-    """Dice by seed on the split that decides which seed is best."""
+    """Dice by seed on the split that decides which seed is best: on all of its frames, unless it is the one shown."""
     name, wanted = row[0].row, {result.seed for result in row}
-    known = {r.seed: r.dice for r in results if (r.row, r.split, r.degraded) == (name, best_by, row[0].degraded)}
+    known = {r.seed: r.dice for r in results if (r.row, r.split, r.degraded) == (name, best_by, "all")}
     known |= {r.seed: r.dice for r in row if r.split == best_by}
     if lacking := sorted(wanted - set(known)):
-        raise MissingRowError(f"table: {name} seed {lacking[0]} has no Dice on {best_by!r}; run `nas evaluate` for it.")
+        raise MissingRowError(
+            f"table: {name} seed {lacking[0]} has no Dice on {best_by!r}; `nas run CONFIG --out DIR` scores it."
+        )
     return {seed: known[seed] for seed in wanted}
 
 
@@ -201,8 +203,8 @@ COLUMNS: tuple[tuple[str, Callable[[TableRow], str]], ...] = (
     ("AUROC", lambda r: _text(r.auroc, 2)),
     ("HD95 mm", lambda r: _text(r.hd95_mm, 1)),
     ("ASD mm", lambda r: _text(r.asd_mm, 2)),
-    ("p50 ms", lambda r: _text(r.p50_ms, 1)),
-    ("p99 ms", lambda r: NOTHING if r.p99_ms is None else f"{r.p99_ms.mean:.1f}"),
+    ("p50 ms", lambda r: _text(r.p50_ms, 2)),
+    ("p99 ms", lambda r: NOTHING if r.p99_ms is None else f"{r.p99_ms.mean:.2f}"),
     ("less ms %", lambda r: NOTHING if r.latency_reduction_pct is None else f"{r.latency_reduction_pct:.1f}"),
     ("MACs M", lambda r: f"{r.macs_m.mean:.0f}"),
     ("paper's M", lambda r: f"{r.macs_paper_m.mean:.0f}"),

@@ -73,14 +73,18 @@ def train(
     return load_trained(out)
 
 
-def training_parts(dataset: Dataset, config: TrainConfig, seed: int) -> dict[str, Dataset]:
+SPLIT_SEED = 0
+"""Every seed trains and selects on the same patients, so that the best of several seeds is not the easiest draw."""
+
+
+def training_parts(dataset: Dataset, config: TrainConfig) -> dict[str, Dataset]:
     """The patients of a training by what they are for: `segmentation`, `quality` and `selection`."""
     shares = {
         "segmentation": config.segmentation_share,
         "quality": config.quality_share,
         "selection": config.selection_share,
     }
-    return split_by_patient(dataset, shares, seed)
+    return split_by_patient(dataset, shares, SPLIT_SEED)
 
 
 class _Run:
@@ -98,7 +102,7 @@ class _Run:
         self._module.set_statistics(dataset.channel_statistics())
         self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
         size = next(iter(graph.inputs.values()))[1]
-        self._frames = {name: Frames(part, size) for name, part in training_parts(dataset, config, seed).items()}
+        self._frames = {name: Frames(part, size) for name, part in training_parts(dataset, config).items()}
         self.history: list[dict[str, Any]] = []
         self._begin("segmentation")
         self._fingerprint = files.fingerprint(
@@ -176,11 +180,21 @@ class _Run:
         """Append the record; keep the weights where Dice, or in the quality phase the predicted Dice's MAE, is best."""
         mae = None if np.isnan(scores.predicted).any() else scores.mae
         score = -scores.mae if phase == "quality" else scores.dice
-        better = all(score > record["score"] for record in past)
+        better = all(score > before for before in self._scores_before(phase))
         if better:
             self.best = files.snapshot(self._module)
         record = {"epoch": len(self.history), "phase": phase, "dice_selection": scores.dice, "mae_selection": mae}
-        self.history.append(record | {"score": score, "waited": 0 if better else past[-1]["waited"] + 1})
+        waited = past[-1]["waited"] if past else 0
+        self.history.append(record | {"score": score, "waited": 0 if better else waited + 1})
+
+    def _scores_before(self, phase: Phase) -> list[float]:
+        """What an epoch must beat: those before it, and in the quality phase the network that the phase began with."""
+        scores = [record["score"] for record in self._past(phase)]
+        if phase == "quality":
+            began = max(self._past("segmentation"), key=lambda record: record["score"], default=None)
+            if began is not None and began["mae_selection"] is not None:
+                scores.append(-began["mae_selection"])
+        return scores
 
     def facts(self) -> Training:
         """What is stored beside the weights; puts the best ones into the module."""

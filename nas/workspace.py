@@ -5,6 +5,7 @@
     OUT/
       results.csv  table.md  report.html  run.toml  final.jsonl
       validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
+      latencies.json               what was timed, so that a rerun does not time it again
       costs/<hash>.json            what the search paid for each choice
       <row>/model.onnx             the seed that is best on the selection patients
       <row>/architecture.json
@@ -22,6 +23,7 @@ from pathlib import Path
 from latencykit.errors import UsageError
 
 MODEL_FILE = "model.onnx"
+COSTS_FOLDER = "costs"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Workspace:
 
     def row(self, name: str) -> Path:
         """A row's folder; raises `UsageError` for a name that is no plain folder name."""
-        if not name or name != Path(name).name or name.startswith("."):
+        plain = name == Path(name).name == name.strip() and name.isprintable() and "\\" not in name
+        if not name or not plain or name.startswith(".") or name == COSTS_FOLDER:
             raise UsageError(f"row name {name!r} is no plain folder name; use letters, digits and dashes.")
         return self.root / name
 
@@ -70,6 +73,11 @@ class Workspace:
     def results(self) -> Path:
         """The table of all scores."""
         return self.root / "results.csv"
+
+    @property
+    def latencies(self) -> Path:
+        """What was timed, by architecture, threads and pace."""
+        return self.root / "latencies.json"
 
     @property
     def final_log(self) -> Path:

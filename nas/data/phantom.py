@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from latencykit.errors import InputError
+from latencykit.progress import progress
 from nas.data.anatomy import Heart, contracted, contraction, draw_heart, jitter, outline
 from nas.data.dataset import SIZE, Dataset
 from nas.data.roster import limited, seeded_split
@@ -108,7 +109,12 @@ def load_phantom(
         )
     names = [f"p{number:04d}" for number in range(patients)]
     kept = limited(seeded_split(names, valid_fraction, seed), max_patients, seed)
-    frames = [phantom_frame(seed, names.index(name), number) for name in kept for number in range(frames_per_patient)]
+    frames = []
+    with progress("make phantoms", len(kept) * frames_per_patient) as advance:
+        for name in kept:
+            for number in range(frames_per_patient):
+                frames.append(phantom_frame(seed, names.index(name), number))
+                advance()
     return Dataset(
         name="phantom",
         images=np.stack([frame.image for frame in frames])[:, None],

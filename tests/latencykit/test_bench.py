@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from latencykit.bench import (
+    P99_CALLS,
+    PACED_SAMPLES,
     MeasuredModel,
     Sample,
     background_load,
@@ -204,15 +206,17 @@ def test_models_are_reported_in_the_order_asked_for_with_their_memory(tmp_path: 
 def test_a_pace_gives_the_paced_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     FakeWorkers(tmp_path, monkeypatch)
     (paced,) = measure_models([tmp_path / "a.onnx"], ONE, 30.0, 1)
-    assert paced.measurement.count == 60
+    assert paced.measurement.count == PACED_SAMPLES
 
 
 def test_a_model_says_why_it_may_be_mistrusted():
-    unknown = MeasuredModel("a.onnx", steady(5), (), None)
+    unknown = MeasuredModel("a.onnx", Measurement(((5.0,) * P99_CALLS,)), (), None)
     assert unknown.warnings == ["a.onnx: this system does not tell where threads run; affinity is not verified"]
     noisy = MeasuredModel("a.onnx", Measurement(((5.0, 9.0) * 4,)), ("0",), None)
     assert noisy.warnings[0].startswith("a.onnx: noisy (")
-    assert MeasuredModel("a.onnx", steady(5), ("0",), None).warnings == []
+    assert MeasuredModel("a.onnx", Measurement(((5.0,) * P99_CALLS,)), ("0",), None).warnings == []
+    (few,) = MeasuredModel("a.onnx", Measurement(((5.0,) * 5,)), ("0",), None).warnings
+    assert few == f"a.onnx: p99 rests on 5 calls, {P99_CALLS} are sound: raise `--processes`"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are counted under /proc")

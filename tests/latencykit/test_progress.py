@@ -2,7 +2,7 @@ import pytest
 from rich.console import Console
 
 from latencykit import progress as module
-from latencykit.progress import LINE_EVERY_S, progress
+from latencykit.progress import FIRST_LINE_S, LINE_EVERY_S, progress
 
 
 class Clock:
@@ -36,9 +36,10 @@ def test_a_long_step_shows_a_line_now_and_then_on_standard_error(clock: Clock, c
     output, lines = capsys.readouterr()
     assert output == ""
     assert lines.splitlines() == [
-        "measure: 10/40, 10 s, 30 s left",
-        "measure: 20/40, 20 s, 20 s left",
-        "measure: 30/40, 30 s, 10 s left",
+        "measure: 2/40, 2 s, 38 s left",
+        "measure: 12/40, 12 s, 28 s left",
+        "measure: 22/40, 22 s, 18 s left",
+        "measure: 32/40, 32 s, 8 s left",
         "measure: 40/40, 40 s, 0 s left",
     ]
 
@@ -46,9 +47,9 @@ def test_a_long_step_shows_a_line_now_and_then_on_standard_error(clock: Clock, c
 def test_the_end_of_a_step_of_some_seconds_is_shown(clock: Clock, capsys: pytest.CaptureFixture[str]):
     with progress("find", 2) as advance:
         for _ in range(2):
-            clock.now_s += LINE_EVERY_S / 4
+            clock.now_s += FIRST_LINE_S / 2
             advance()
-    assert capsys.readouterr().err == "find: 2/2, 5 s, 0 s left\n"
+    assert capsys.readouterr().err == "find: 2/2, 2 s, 0 s left\n"
 
 
 def test_more_units_than_foreseen_leave_no_time_below_zero(clock: Clock, capsys: pytest.CaptureFixture[str]):

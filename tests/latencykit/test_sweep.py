@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from latencykit.checks import Reason
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, NotComparableError
 from latencykit.kernels import CALL_OVERHEAD
@@ -184,10 +185,29 @@ def test_a_resumed_build_measures_its_sentinel_first_and_refuses_another_answer(
     slower = tmp_path / "slower"
     slower.mkdir()
     workers = FakeWorkers(slower, monkeypatch, 'result["samples_us"] = [50.0] * len(samples)')
-    with pytest.raises(NotComparableError, match=r"sentinel kernel took .* when this build began and takes 50"):
+    with pytest.raises(NotComparableError, match=r"sentinel kernel took .* before and takes 50"):
         make(out)
     assert workers.orders == [[SENTINEL_ID]] * QUICK.processes
     assert journal_of(out).exists()
+
+
+def test_an_extension_measures_the_tables_sentinel_first_and_keeps_both_verdicts(tmp_path, out, monkeypatch):
+    FakeWorkers(tmp_path, monkeypatch)
+    first = make(out)
+    slower = tmp_path / "slower"
+    slower.mkdir()
+    FakeWorkers(slower, monkeypatch, 'result["samples_us"] = [50.0] * len(samples)')
+    more = [*KEYS, relu_kernel(77)]
+    with pytest.raises(NotComparableError, match="before and takes 50"):
+        make(out, keys=more)
+    journal_of(out).unlink()
+    FakeWorkers(tmp_path, monkeypatch)
+    unfit = Verdict(False, (Reason("other-load", 90.0, "at most 10 %", "stop it", True),), CPU)
+    second = make(out, keys=more, verdict=unfit)
+    assert second.table.parents == (first.table.checksum,)
+    assert second.table.doctor["fit"] is False
+    assert [reason["code"] for reason in second.table.doctor["reasons"]][-1] == "other-load"
+    assert second.drift_pct < 30
 
 
 # The journal

@@ -69,7 +69,9 @@ def test_a_missing_row_is_an_error_that_names_the_command_that_adds_it(table: Ta
     table = dataclasses.replace(table, path=Path("luts/mine.json"))
     with pytest.raises(MissingRowError) as caught:
         table.row(ONE, relu_kernel(16))
-    assert "latencykit build --out luts/mine.json --threads 1 --add" in str(caught.value)
+    assert str(caught.value).endswith("latencykit build --out luts/mine.json --threads 1")
+    with pytest.raises(MissingRowError, match=r"--threads 1 --add m\.onnx$"):
+        table.lookup(ONE, [relu_kernel(16)], "--add m.onnx")
     assert str(relu_kernel(16)) in str(caught.value)
 
 

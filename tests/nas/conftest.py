@@ -11,6 +11,7 @@ from latencykit.macro import Macro
 from latencykit.space import CELL_TYPES, cell_edges
 from nas.config import SearchConfig, TrainConfig
 from nas.data import Dataset
+from tests.nas.tiny_run import TinyRun, tiny_run
 
 CAMUS = Path(__file__).parents[3] / "shared/data/camus/camus_a4c_256.npz"
 
@@ -88,3 +89,9 @@ def real_images():
     else:
         grey = discs(2).images[[0, 3], 0]
     return np.repeat(grey[:, None].astype(np.float32) / 255, 3, axis=1)
+
+
+@pytest.fixture(scope="session")
+def finished_run(one_thread, tmp_path_factory) -> TinyRun:
+    """A whole `nas run` on tiny data, without and then with `--final`; its folder is for reading only."""
+    return tiny_run(tmp_path_factory.mktemp("run"))

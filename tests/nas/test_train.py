@@ -118,7 +118,7 @@ def test_patience_ends_a_phase(data, tmp_path, train_config, monkeypatch):
 
     monkeypatch.setattr(module.Learner, "score", flat)
     train(PAIR, data, replace(train_config, epochs=9, quality_epochs=9, patience=2), 0, tmp_path)
-    assert [record["phase"] for record in timeless(tmp_path)] == ["segmentation"] * 3 + ["quality"] * 3
+    assert [record["phase"] for record in timeless(tmp_path)] == ["segmentation"] * 3 + ["quality"] * 2
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

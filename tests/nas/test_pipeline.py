@@ -1,0 +1,404 @@
+import json
+import shutil
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+
+from latencykit.bench import MeasuredModel
+from latencykit.lowering import onnx_to_graph
+from latencykit.measurement import Measurement
+from latencykit.runtime import Session, Setting
+from latencykit.table import load_table
+from nas import latency, pipeline
+from nas.config import load_run
+from nas.data import load
+from nas.metrics import FrameScores
+from nas.provenance import file_sha256
+from nas.results import COLUMNS, read_results
+from nas.train import training_parts
+from nas.trained import load_trained
+from nas.workspace import Workspace
+from tests.nas.tiny_run import BASELINE, CONFIG, SEARCHED, TASKS, files, nas, short_protocols
+
+CONTRACT = [
+    *("table.json", "validation.png", "history.png", "cells.svg", "results.csv", "pareto.png", "report.html"),
+    *(f"{BASELINE}/model.onnx", f"{SEARCHED}/model.onnx"),
+]
+REDRAWN = {
+    *("history.png", "cells.svg", "results.csv", "pareto.png", "report.html", "table.md", "run.toml", "facts.json"),
+    *("quality.png", "qualitative.png", "validation.png"),
+    *(f"{row}/{name}" for row in (BASELINE, SEARCHED) for name in ("model.onnx", "architecture.json")),
+}
+"""Pictures and what the rows' best seeds are copied to: made from what is stored, at every run."""
+COLUMNS_OF_THE_CONTRACT = [
+    *("row", "seed", "split", "degraded", "dice", "hd95_mm", "asd_mm", "mae", "mae_constant", "pearson_r", "auroc"),
+    *("threads", "pace_hz", "p50_ms", "p99_ms", "macs", "macs_paper", "params", "config_sha", "table_sha", "commit"),
+]
+loaded = cache(load)
+
+
+@pytest.fixture(scope="module")
+def dataset(finished_run):
+    return loaded(load_run(finished_run.config).data)
+
+
+@pytest.fixture
+def work(finished_run, tmp_path):
+    """A copy of the finished folder to run in again."""
+    return finished_run.copy(tmp_path / "out")
+
+
+@pytest.fixture
+def again(finished_run, work, monkeypatch):
+    """Runs into the copy; `done` lists the stages that had to be done.
+
+    End-to-end timings are made up and pictures are not drawn, except with `drawn=True`.
+    """
+    done = []
+
+    def timed(paths, setting, pace_hz, processes, advance):
+        return [MeasuredModel(str(path), Measurement(((1000.0,),)), (), None) for path in paths]
+
+    def spy(module, name, note):
+        original = getattr(module, name)
+
+        def spied(*args, **options):
+            done.append(note(args))
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, name, spied)
+
+    def run(*words, config=finished_run.config, drawn=False):
+        done.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            if not drawn:
+                patch.setattr(pipeline, "make_gallery", lambda *_: None)
+            ended = nas("run", config, "--out", work, "--json", *words)
+        run.done = sorted(done)
+        return ended
+
+    with short_protocols():
+        spy(pipeline, "search", lambda args: "search")
+        spy(pipeline, "train", lambda args: f"train {args[4].parent.relative_to(work)}")
+        spy(pipeline, "score_model", lambda args: f"score {args[0].parent.relative_to(work)}")
+        spy(latency, "build", lambda args: "build")
+        spy(latency, "validate", lambda args: "validate")
+        spy(latency, "cost", lambda args: "cost")
+        monkeypatch.setattr(latency, "measure_models", timed)
+        monkeypatch.setattr(pipeline, "load", loaded)
+        yield run
+
+
+def unchanged(before, after):
+    """Files that a run must leave alone, and did."""
+    return {name: time for name, time in before.items() if name not in REDRAWN} == {
+        name: time for name, time in after.items() if name not in REDRAWN
+    }
+
+
+def test_every_file_of_the_contract_is_there_and_said_so(finished_run):
+    made = {path: (finished_run.out / path).stat().st_size for path in CONTRACT}
+    assert min(made.values()) > 100
+    assert {str(finished_run.out / path) for path in CONTRACT} <= set(finished_run.finished.data["files"])
+
+
+def test_the_columns_are_the_contracts(finished_run):
+    assert list(COLUMNS) == COLUMNS_OF_THE_CONTRACT
+    assert (finished_run.out / "results.csv").read_text().splitlines()[0].split(",") == COLUMNS_OF_THE_CONTRACT
+
+
+def test_there_is_a_line_for_each_row_seed_split_subset_and_pace(finished_run, dataset):
+    config = load_run(finished_run.config)
+    expected = set()
+    for row, seed in config.tasks():
+        selection = training_parts(dataset.of_split("train"), config.train_of(row))["selection"]
+        for split, frames in (("selection", selection), ("valid", dataset.of_split("valid"))):
+            subsets = ["all"]
+            subsets += ["degraded"] if frames.degraded.any() else []
+            subsets += ["clean"] if frames.degraded.any() and not frames.degraded.all() else []
+            expected |= {(row.name, seed, split, s, 1, pace) for s in subsets for pace in (0.0, 30.0)}
+    results = read_results(finished_run.out / "results.csv")
+    assert {result.key for result in results} == expected
+    assert {(result.row, result.seed) for result in results} == set(TASKS)
+    assert {result.degraded for result in results if result.split == "valid"} == {"all", "clean", "degraded"}
+
+
+def test_every_line_says_where_it_comes_from(finished_run):
+    results = read_results(finished_run.out / "results.csv")
+    assert {r.config_sha for r in results} == {load_run(finished_run.config).sha256()}
+    assert {r.table_sha for r in results} == {load_table(finished_run.out / "table.json").checksum}
+    assert (finished_run.out / "run.toml").read_text() == CONFIG
+    assert all(r.p50_ms and r.p99_ms and r.p99_ms >= r.p50_ms for r in results)
+
+
+def test_the_lines_hold_the_scores_of_their_frames(finished_run, dataset):
+    results = read_results(finished_run.out / "results.csv")
+    degraded = dataset.of_split("valid").degraded
+    for row, seed in TASKS:
+        stored = json.loads(Workspace(finished_run.out).seed(row, seed).scores("valid").read_text())
+        dice = np.array(stored["dice"])
+        for subset, chosen in (("all", slice(None)), ("clean", ~degraded), ("degraded", degraded)):
+            lines = [r for r in results if (r.row, r.seed, r.split, r.degraded) == (row, seed, "valid", subset)]
+            assert [r.dice for r in lines] == pytest.approx([dice[chosen].mean()] * 2)
+            errors = np.abs(np.array(stored["dice_predicted"]) - dice)[chosen]
+            assert [r.mae for r in lines] == pytest.approx([errors.mean()] * 2)
+
+
+@pytest.mark.parametrize("row", [BASELINE, SEARCHED])
+def test_the_model_has_the_contracts_inputs_and_outputs(finished_run, dataset, row):
+    path = finished_run.out / row / "model.onnx"
+    graph = onnx.load(path).graph
+
+    def shapes(values):
+        return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+    assert shapes(graph.input) == {"image": [1, 3, 256, 256]}
+    expected = {"mask": [1, 1, 256, 256], "uncertainty": [1, 1, 256, 256], "dice": [1, 1]}
+    assert shapes(graph.output) == expected
+    images = [dataset.rgb(0), np.zeros((1, 3, 256, 256), np.float32), np.ones((1, 3, 256, 256), np.float32)]
+    with Session(path, Setting(threads=1, pinned=False), ()) as session:
+        for image in images:
+            outputs = session.run({"image": image})
+            assert {name: list(value.shape) for name, value in outputs.items()} == expected
+            for value in outputs.values():
+                assert value.dtype == np.float32
+                assert -1e-6 <= value.min() <= value.max() <= 1 + 1e-6
+
+
+def test_the_rows_model_is_its_best_seeds_on_the_selection_patients(finished_run):
+    results = read_results(finished_run.out / "results.csv")
+    dice = {r.seed: r.dice for r in results if (r.row, r.split) == (BASELINE, "selection")}
+    assert len(set(dice.values())) == 2
+    best = max(dice, key=dice.__getitem__)
+    models = {seed: Workspace(finished_run.out).seed(BASELINE, seed).model.read_bytes() for seed in dice}
+    assert (finished_run.out / BASELINE / "model.onnx").read_bytes() == models[best]
+    assert len(set(models.values())) == 2
+
+
+def test_without_final_the_report_split_is_not_scored(finished_run):
+    assert "final.jsonl" not in finished_run.unfinished_files
+    assert not [name for name in finished_run.unfinished_files if "valid" in name and not name.startswith("validation")]
+    splits = {line.split(",")[2] for line in finished_run.unfinished_results.splitlines()[1:]}
+    assert splits == {"selection"}
+
+
+def test_final_scores_the_report_split_once_for_each_row_and_seed_and_logs_it(finished_run, dataset):
+    entries = [json.loads(line) for line in (finished_run.out / "final.jsonl").read_text().splitlines()]
+    assert sorted((entry["row"], entry["seed"]) for entry in entries) == sorted(TASKS)
+    assert {entry["data_sha"] for entry in entries} == {dataset.of_split("valid").sha256}
+    for entry in entries:
+        assert entry["model_sha"] == file_sha256(Workspace(finished_run.out).seed(entry["row"], entry["seed"]).model)
+
+
+def test_patients_of_the_report_split_never_enter_search_training_or_selection(finished_run, dataset):
+    given, reported = dataset.of_split("train"), set(dataset.of_split("valid").patients.tolist())
+    assert len(finished_run.searched) == 1
+    assert len(finished_run.trained) == len(TASKS)
+    for handed in (*finished_run.searched, *finished_run.trained):
+        assert handed.sha256 == given.sha256
+        assert not reported & set(handed.patients.tolist())
+    assert len(reported) == 2
+    for row, seed in TASKS:
+        folder = Workspace(finished_run.out).seed(row, seed)
+        assert load_trained(folder.train).training.data_sha256 == given.sha256
+        graph, _ = onnx_to_graph(onnx.load(folder.model), "model")
+        assert graph.metadata["data_sha256"] == given.sha256
+
+
+def test_the_second_command_with_final_searched_and_trained_nothing_again(finished_run):
+    now, before = files(finished_run.out), finished_run.unfinished_files
+    assert "search and train: 0 of 3 to do" in finished_run.finished.err
+    new = set(now) - set(before)
+    assert new == {"final.jsonl", *(f"{row}/seed{seed}/scores-valid.json" for row, seed in TASKS)}
+    assert unchanged(before, {name: time for name, time in now.items() if name not in new})
+
+
+def test_a_finished_run_done_again_trains_and_scores_nothing_and_gives_the_same_scores(again, work):
+    before, results = files(work), read_results(work / "results.csv")
+    assert again("--final").code == 0
+    assert again.done == []
+    assert files(work).keys() == before.keys()
+    assert unchanged(before, files(work))
+
+    def untimed(lines):
+        return [replace(line, p50_ms=None, p99_ms=None, commit="") for line in lines]
+
+    assert untimed(read_results(work / "results.csv")) == untimed(results)
+
+
+SEED = f"{SEARCHED}/seed0"
+
+
+@pytest.mark.parametrize(
+    ("lost", "stages"),
+    [
+        (f"{SEED}/model.onnx", [f"train {SEED}"]),
+        (f"{SEED}/train/training.json", []),
+        (f"{SEED}/scores-selection.json", [f"score {SEED}"]),
+        (f"{BASELINE}/seed1/scores-valid.json", [f"score {BASELINE}/seed1"]),
+        ("costs", ["cost"]),
+        ("validation.png", ["validate"]),
+        ("validation.json", ["validate"]),
+        ("results.csv", []),
+        (f"{BASELINE}/model.onnx", []),
+    ],
+)
+def test_a_lost_artefact_is_made_again_and_nothing_before_it(again, work, lost, stages):
+    before = files(work)
+    models = {path: path.read_bytes() for path in work.rglob("model.onnx")}
+    path = work / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert again("--final").code == 0
+    assert again.done == stages
+    after = files(work)
+    needed = set(before) if not lost.endswith("training.json") else set(before) - {lost}
+    assert needed <= set(after)
+    free = {*REDRAWN, *(("validation.json",) if "validate" in stages else ())}
+    ours = (lost, "final", *((f"{SEED}/train",) if f"train {SEED}" in stages else ()))
+    kept = {name: time for name, time in before.items() if name not in free and not name.startswith(ours)}
+    assert {name for name, time in kept.items() if after[name] != time} == set()
+    assert {path: path.read_bytes() for path in work.rglob("model.onnx")} == models
+
+
+def test_lost_pictures_and_tables_are_made_again_from_what_is_stored(again, work):
+    lost = [*("cells.svg", "history.png", "quality.png", "qualitative.png", "pareto.png"), *("report.html", "table.md")]
+    cells = (work / "cells.svg").read_bytes()
+    for name in lost:
+        (work / name).unlink()
+    assert again("--final", drawn=True).code == 0
+    assert again.done == []
+    assert min((work / name).stat().st_size for name in lost) > 100
+    assert (work / "cells.svg").read_bytes() == cells
+
+
+def test_a_report_split_scored_again_with_the_same_model_is_logged_again(again, work):
+    Workspace(work).seed(BASELINE, 1).scores("valid").unlink()
+    assert again("--final").code == 0
+    entries = [json.loads(line) for line in (work / "final.jsonl").read_text().splitlines()]
+    assert [(e["row"], e["seed"]) for e in entries[3:]] == [(BASELINE, 1)]
+
+
+def test_another_model_of_a_scored_row_and_seed_is_refused_with_a_remedy(again, work):
+    folder = Workspace(work).seed(BASELINE, 0)
+    model = onnx.load(folder.model)
+    model.doc_string = "another"
+    onnx.save(model, folder.model)
+    log, results = (work / "final.jsonl").read_bytes(), (work / "results.csv").read_bytes()
+    ended = again("--final")
+    assert ended.code == 2
+    assert f"{BASELINE} seed 0 was scored on the report split before" in ended.err
+    assert "start a new results folder, or delete its line" in ended.err
+    assert ((work / "final.jsonl").read_bytes(), (work / "results.csv").read_bytes()) == (log, results)
+    assert f"score {BASELINE}/seed0" in again.done  # of the selection patients, which may be scored at will
+    lines = log.decode().splitlines()
+    (work / "final.jsonl").write_text("".join(f"{e}\n" for e in lines if _row_and_seed(e) != (BASELINE, 0)))
+    assert again("--final").code == 0
+
+
+def _row_and_seed(line):
+    entry = json.loads(line)
+    return entry["row"], entry["seed"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("\nquality_epochs = 1", "\nquality_epochs = 2", "train"),
+        ("lambda_latency = 0.1", "lambda_latency = 0.2", "search"),
+        ("quality_widths = [4, 4]", "quality_widths = [4, 8]", "macro"),
+        ("width = 4", "width = 8", "baseline"),
+        ("patients = 10", "patients = 11", "data"),
+    ],
+)
+def test_finished_models_of_other_settings_are_refused(again, work, tmp_path, old, new, what):
+    assert CONFIG.count(old) >= 1
+    changed = tmp_path / "changed.toml"
+    changed.write_text(CONFIG.replace(old, new, 1))
+    before = files(work)
+    ended = again(config=changed)
+    assert ended.code == 6
+    assert f"({what}" in ended.err
+    assert "choose another --out, or delete that folder" in ended.err
+    assert files(work) == before
+
+
+def test_models_published_without_checkpoints_and_training_facts_are_taken(again, work):
+    for name in ("checkpoint", "training.json"):
+        for path in [*work.rglob(name)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert again().code == 0
+    assert again.done == []
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "/root", ".."])
+def test_a_row_name_that_is_a_path_is_refused_before_anything_is_written(tmp_path, name):
+    config = tmp_path / "bad.toml"
+    config.write_text(CONFIG.replace(f'name = "{SEARCHED}"', f'name = "{name}"'))
+    ended = nas("run", config, "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert f"row name {name!r} is no plain folder name" in ended.err
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_no_jobs_are_refused(finished_run, tmp_path):
+    ended = nas("run", finished_run.config, "--out", tmp_path / "out", "--jobs", 0)
+    assert (ended.code, list(tmp_path.iterdir())) == (2, [])
+    assert "--jobs is 0; at least 1 expected" in ended.err
+
+
+def test_jobs_are_done_in_processes_of_their_own(again, work):
+    model = Workspace(work).seed(BASELINE, 1).model
+    before = model.read_bytes()
+    model.unlink()
+    ended = again("--final", "--jobs", 2)
+    assert ended.code == 0
+    assert again.done == []  # not in this process
+    assert "search and train: 1 of 3 to do" in ended.err
+    assert f"{BASELINE} seed 1: selection Dice" in ended.err
+    assert model.read_bytes() == before
+
+
+def test_a_run_of_hand_made_pairs_alone_needs_no_latency_table(tmp_path, monkeypatch):
+    config = tmp_path / "plain.toml"
+    config.write_text(CONFIG[: CONFIG.rindex("[[rows]]")].replace("seeds = [0, 1]", "seeds = [1]"))
+    with short_protocols():
+        monkeypatch.setattr(pipeline, "ensure_table", None)
+        ended = nas("run", config, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert {r.table_sha for r in read_results(tmp_path / "out" / "results.csv")} == {""}
+    assert not {"table.json", "validation.png", "history.png", "cells.svg"} & set(files(tmp_path / "out"))
+    assert BASELINE in ended.out
+    assert "report.html" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("degraded", "subsets"),
+    [
+        ([True] * 4, {"all", "degraded"}),
+        ([False] * 4, {"all"}),
+        ([True, False, False, True], {"all", "degraded", "clean"}),
+    ],
+)
+def test_only_subsets_that_hold_frames_get_lines(finished_run, dataset, tmp_path, degraded, subsets):
+    work = Workspace(finished_run.copy(tmp_path / "out"))
+    work.results.unlink()
+    config = load_run(finished_run.config)
+    flags = dataset.degraded.copy()
+    flags[dataset.splits == "valid"] = degraded
+    scores = FrameScores(*(np.array([0.5, 0.6, 0.7, 0.8]) for _ in range(4)), dice_constant=0.6)
+    timed = Measurement(((1000.0, 2000.0, 3000.0),))
+    pipeline._enter_results(
+        config,
+        None,
+        work,
+        {(SEARCHED, 0, "valid"): scores},
+        {(work.seed(SEARCHED, 0).model, 1, 30.0): timed, (work.seed(BASELINE, 0).model, 1, 30.0): timed},
+        replace(dataset, degraded=flags),
+    )
+    results = read_results(work.results)
+    assert {r.degraded for r in results} == subsets
+    assert {(r.row, r.seed, r.p50_ms, r.pace_hz) for r in results} == {(SEARCHED, 0, 2.0, 30.0)}
+    assert next(r for r in results if r.degraded == "all").dice == pytest.approx(0.65)
