@@ -22,7 +22,7 @@ from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
 from latencykit.topology import physical_cpus
 from latencykit.worker import Item
-from tests.latencykit.made_up import QUICK, FakeWorkers, steady
+from tests.latencykit.made_up import QUICK, FakeWorkers
 
 ONE = Setting(threads=1)
 ITEMS = [Item(f"item{index}", f"/nowhere/{index}.onnx") for index in range(8)]
