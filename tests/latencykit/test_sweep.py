@@ -302,7 +302,10 @@ def test_every_kind_of_key_has_a_model_that_measures_it():
 # Killed for real
 
 
-_COMMAND = "from latencykit.cli import main; main()"
+# a shell's background jobs ignore SIGINT, and what they start inherits that
+_COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from latencykit.cli import main; main()"
+)
 _KEEP_JOURNAL = f"import latencykit.sweep as s; s.Journal.remove = lambda self: None; {_COMMAND}"
 
 
