@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from latencykit.architecture import network_graph, read_architecture, write_architecture
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
-    from latencykit.cost import SearchCosts, cost, predict_isolated, predict_kernels
+    from latencykit.cost import SearchCosts, cost, predict_graph, predict_isolated, predict_kernels
     from latencykit.doctor import doctor
     from latencykit.graph import Graph, Node
     from latencykit.host import CpuFacts, read_cpu
@@ -51,6 +51,7 @@ _HOMES = {
     "measure": "bench",
     "network_graph": "architecture",
     "onnx_to_graph": "lowering",
+    "predict_graph": "cost",
     "predict_isolated": "cost",
     "predict_kernels": "cost",
     "read_architecture": "architecture",
@@ -86,6 +87,7 @@ __all__ = [
     "measure",
     "network_graph",
     "onnx_to_graph",
+    "predict_graph",
     "predict_isolated",
     "predict_kernels",
     "read_architecture",

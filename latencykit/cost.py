@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from latencykit.coverage import COVERAGE_SEED, network_kernels
 from latencykit.errors import UsageError
 from latencykit.graph import Graph
-from latencykit.kernels import CALL_OVERHEAD, Kernel
+from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of
+from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
 from latencykit.primitives import ZERO
 from latencykit.runtime import Setting
@@ -70,6 +71,13 @@ def predict_kernels(table: Table, setting: Setting, kernels: Sequence[Kernel], r
         MissingRowError: naming every kernel that the table does not hold.
     """
     return _sum_rows(table, setting, kernels, remedy)
+
+
+def predict_graph(table: Table, setting: Setting, graph: Graph) -> Prediction:
+    """The kernel sum of a graph, lowered and optimised on this CPU; errors as `predict_kernels`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = graph_to_onnx(graph).SerializeToString()
+        return predict_kernels(table, setting, kernels_of(model, setting, Path(scratch)))
 
 
 def predict_isolated(table: Table, setting: Setting, graph: Graph) -> Prediction:

@@ -10,9 +10,11 @@ from latencykit.cost import (
     cost,
     fit_costs,
     kernel_sums_us,
+    predict_graph,
     predict_isolated,
     predict_kernels,
 )
+from latencykit.coverage import network_kernels
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.graph import chain
 from latencykit.kernels import CALL_OVERHEAD
@@ -225,6 +227,12 @@ def test_isolated_costs_are_the_rows_summed_over_the_cells_that_share_a_choice(t
             assert all(
                 costs[edge.candidates.index(name)] == 0 for name in ("identity", ZERO) if name in edge.candidates
             )
+
+
+def test_a_graph_costs_what_its_kernels_cost(tiny_table: Table, tmp_path):
+    (architecture,) = sample_architectures(TINY, 1, seed=3)
+    kernels = network_kernels(architecture, tmp_path)
+    assert predict_graph(tiny_table, ONE, instantiate(architecture)) == predict_kernels(tiny_table, ONE, kernels)
 
 
 def test_isolated_costs_without_deleted_edges_are_the_isolated_sum(tiny_table: Table):
