@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latencykit.errors import InputError, LatencyKitError
+from latencykit.errors import InputError, LatencyKitError, UnfitError
 from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
 from latencykit.topology import check_threads
@@ -226,7 +226,7 @@ def _samples_of(child: subprocess.Popen[str], job: Job, process: int) -> Generat
         if "ready" in found:
             continue
         if "error" in found:
-            raise InputError(found["error"])
+            raise (UnfitError if found.get("exit_code") == UnfitError.exit_code else InputError)(found["error"])
         yield Sample(
             found["id"],
             process,

@@ -4,7 +4,7 @@ It imports numpy and onnxruntime and nothing else of weight (tested), measures o
 
     {"ready": {"runtime": "1.32.0", "modules": ["numpy", ...]}}
     {"id": "...", "samples_us": [...], "affinity": ["0", "1"], "memory_bytes": 1048576, "timed_s": 0.03}
-    {"id": "...", "error": "onnxruntime refuses ..."}
+    {"id": "...", "error": "onnxruntime refuses ...", "exit_code": 6}
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
         try:
             _print(run_item(item, job))
         except LatencyKitError as error:
-            _print({"id": item.id, "error": str(error)})
+            _print({"id": item.id, "error": str(error), "exit_code": error.exit_code})
 
 
 def _print(value: dict[str, Any]) -> None:
