@@ -15,6 +15,8 @@ from rich.console import Console, RenderableType
 from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, UsageError
 
 JSON_SCHEMA = 1
+TABLE_WIDTH = 190
+"""Columns that the widest grid takes; a narrower terminal wraps its lines, which reads better than wrapped cells."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 threads_option = click.option(
@@ -67,7 +69,9 @@ def _print(
     if as_json:
         click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, "warnings": list(warnings), **data}))
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # kernels' names hold [brackets]
+    console = Console(
+        highlight=False, width=max(Console().width, TABLE_WIDTH), soft_wrap=True, markup=False, emoji=False
+    )  # kernels' names hold [brackets]
     for part in shown:
         console.print(part)
     for warning in warnings:
