@@ -23,7 +23,6 @@ from pathlib import Path
 from latencykit.errors import UsageError
 
 MODEL_FILE = "model.onnx"
-COSTS_FOLDER = "costs"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Workspace:
     def row(self, name: str) -> Path:
         """A row's folder; raises `UsageError` for a name that is no plain folder name."""
         plain = name == Path(name).name == name.strip() and name.isprintable() and "\\" not in name
-        if not name or not plain or name.startswith(".") or name == COSTS_FOLDER:
+        if not name or not plain or name.startswith("."):
             raise UsageError(f"row name {name!r} is no plain folder name; use letters, digits and dashes.")
         return self.root / name
 
