@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from latencykit.architecture import network_graph, read_architecture, write_architecture
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
+    from latencykit.compare import Comparison, compare
     from latencykit.cost import SearchCosts, cost, predict_graph, predict_isolated, predict_kernels
     from latencykit.doctor import doctor
     from latencykit.graph import Graph, Node
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from latencykit.measurement import Measurement, Protocol
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
+    from latencykit.selftest import SelfTest, selftest
     from latencykit.space import Architecture, instantiate, template
     from latencykit.table import Table, load_table
     from latencykit.validate import Validation, validate
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "space",
     "Baseline": "baselines",
+    "Comparison": "compare",
     "CpuFacts": "host",
     "Graph": "graph",
     "Kernel": "kernels",
@@ -37,11 +40,13 @@ _HOMES = {
     "Node": "graph",
     "Protocol": "measurement",
     "SearchCosts": "cost",
+    "SelfTest": "selftest",
     "Session": "runtime",
     "Setting": "runtime",
     "Table": "table",
     "Validation": "validate",
     "baseline_graph": "baselines",
+    "compare": "compare",
     "cost": "cost",
     "doctor": "doctor",
     "graph_to_onnx": "lowering",
@@ -57,6 +62,7 @@ _HOMES = {
     "read_architecture": "architecture",
     "read_cpu": "host",
     "sample_architectures": "sample",
+    "selftest": "selftest",
     "template": "space",
     "validate": "validate",
     "write_architecture": "architecture",
@@ -65,6 +71,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Baseline",
+    "Comparison",
     "CpuFacts",
     "Graph",
     "Kernel",
@@ -73,11 +80,13 @@ __all__ = [
     "Node",
     "Protocol",
     "SearchCosts",
+    "SelfTest",
     "Session",
     "Setting",
     "Table",
     "Validation",
     "baseline_graph",
+    "compare",
     "cost",
     "doctor",
     "graph_to_onnx",
@@ -93,6 +102,7 @@ __all__ = [
     "read_architecture",
     "read_cpu",
     "sample_architectures",
+    "selftest",
     "template",
     "validate",
     "write_architecture",
@@ -100,7 +110,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """Keeps `cost`, `doctor` and `validate` the functions: importing a submodule would bind its name here."""
+    """Keeps `cost`, `doctor` and their like the functions: importing a submodule would bind its name here."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

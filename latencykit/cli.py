@@ -18,6 +18,7 @@ import click
 
 from latencykit.architecture import network_graph, read_architecture, write_architecture
 from latencykit.bench import NETWORK_PROTOCOL, background_load, measure_models
+from latencykit.commands.compare import compare_command, selftest_command
 from latencykit.console import emit, json_option, run_cli, threads_option
 from latencykit.cost import predict_kernels
 from latencykit.coverage import STRIDES, USUAL_NETWORKS, space_kernels, space_primitives, stride_macros
@@ -62,6 +63,10 @@ def main() -> None:
 @click.version_option(package_name="latencykit")
 def cli() -> None:
     """Latency tables for neural networks on a CPU: measure, prove, predict."""
+
+
+cli.add_command(compare_command)
+cli.add_command(selftest_command)
 
 
 @cli.command("build")

@@ -18,7 +18,7 @@ import numpy as np
 from latencykit.bench import Sample, collect, measure_items
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
-from latencykit.files import write_text
+from latencykit.files import TEMPORARY, remove_leftovers, write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
 from latencykit.kernels import Kernel, KernelInput, kernel_model
@@ -141,6 +141,7 @@ def build(
     runtime = {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
     if plan.table is not None:
         plan.table.require_same_machine(verdict.cpu, runtime)
+    remove_leftovers(path)
     journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
     table = plan.table or Table(verdict.cpu, runtime, to_json(verdict), ())
     if plan.table is not None and plan.missing:
@@ -178,7 +179,8 @@ def _measure_setting(
         done[sample.id] = done.get(sample.id, frozenset()) | {sample.process}
         advance(sample.id)
     timed_s = 0.0
-    with tempfile.TemporaryDirectory() as scratch:
+    folder = journal.path.parent  # where the next build removes what a killed one leaves
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
         items = [_item(name, key, Path(scratch)) for name, key in timed.items()]
         sentinel = _item(SENTINEL_ID, _SENTINEL, Path(scratch))
         before_us = [*earlier_us, *_sentinel_medians_us(journal, setting)] if known or earlier_us else []

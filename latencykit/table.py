@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TABLE_SCHEMA = 1
 MAX_TABLE_BYTES = 200_000_000
+MACHINE_FACTS = ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes")
+"""Facts about a CPU that make two machines different ones; figures of these are never mixed."""
 
 FRAME_COLUMNS = (
     *("level", "threads", "id", "label", "origin", "median_us", "low_us", "high_us", "error_pct"),
@@ -239,7 +241,7 @@ class Table:
 
     def require_same_machine(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
         """Raise `NotComparableError` where figures measured under these facts must not join this table."""
-        for name in ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes"):
+        for name in MACHINE_FACTS:
             mine, theirs = getattr(self.cpu, name), getattr(cpu, name)
             if mine != theirs:
                 raise NotComparableError(
