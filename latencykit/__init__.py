@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from latencykit.architecture import network_graph, read_architecture, write_architecture
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
+    from latencykit.compare import Comparison, compare
     from latencykit.doctor import doctor
     from latencykit.edges import SearchCosts, cost
     from latencykit.graph import Graph, Node
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from latencykit.predict import predict_graph, predict_isolated, predict_kernels
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
+    from latencykit.selftest import SelfTest, selftest
     from latencykit.space import Architecture, instantiate, template
     from latencykit.table import Table
     from latencykit.table_file import load_table, save_table
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "space",
     "Baseline": "baselines",
+    "Comparison": "compare",
     "CpuFacts": "host",
     "Graph": "graph",
     "Kernel": "kernels",
@@ -39,6 +42,7 @@ _HOMES = {
     "Node": "graph",
     "Protocol": "measurement",
     "SearchCosts": "edges",
+    "SelfTest": "selftest",
     "Session": "runtime",
     "Setting": "runtime",
     "Table": "table",
@@ -46,6 +50,7 @@ _HOMES = {
     "baseline_graph": "baselines",
     "choose_networks": "validate",
     "cost": "edges",
+    "compare": "compare",
     "doctor": "doctor",
     "graph_to_onnx": "lowering",
     "instantiate": "space",
@@ -61,6 +66,7 @@ _HOMES = {
     "read_cpu": "host",
     "sample_architectures": "sample",
     "save_table": "table_file",
+    "selftest": "selftest",
     "template": "space",
     "validate": "validate",
     "write_architecture": "architecture",
@@ -69,6 +75,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Baseline",
+    "Comparison",
     "CpuFacts",
     "Graph",
     "Kernel",
@@ -77,12 +84,14 @@ __all__ = [
     "Node",
     "Protocol",
     "SearchCosts",
+    "SelfTest",
     "Session",
     "Setting",
     "Table",
     "Validation",
     "baseline_graph",
     "choose_networks",
+    "compare",
     "cost",
     "doctor",
     "graph_to_onnx",
@@ -99,6 +108,7 @@ __all__ = [
     "read_cpu",
     "sample_architectures",
     "save_table",
+    "selftest",
     "template",
     "validate",
     "write_architecture",
@@ -106,7 +116,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """Keeps `cost`, `doctor` and `validate` the functions: importing a submodule would bind its name here."""
+    """Keeps `cost`, `doctor` and their like the functions: importing a submodule would bind its name here."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

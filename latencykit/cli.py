@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from latencykit.commands.compare import compare_command, selftest_command
 from latencykit.commands.machine import doctor_command
 from latencykit.commands.networks import measure_command, predict_command, sample_command
 from latencykit.commands.tables import build_command, show_command, verify_command
@@ -29,6 +30,6 @@ def cli() -> None:
 for command in (
     *(build_command, show_command, verify_command),
     *(sample_command, predict_command, measure_command),
-    *(validate_command, doctor_command),
+    *(validate_command, compare_command, selftest_command, doctor_command),
 ):
     cli.add_command(command)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = ".tmp"
+"""Suffix of files that are being written, and of folders that a build works in; their names begin as their target's,
+behind a dot."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` durably: a temporary file beside it, flushed, renamed, the folder flushed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -29,6 +35,15 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of their writes of `path`; for the one process that writes it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -145,7 +145,11 @@ class Session:
         """
         binding = self._session.io_binding()
         for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
+            # onnxruntime's own memory, aligned as it is within a network: numpy's begins 16 bytes off a cache line, or
+            # not, as it happens, and a kernel that loads whole lines then takes 30 % longer in one process than another
+            own = ort.OrtValue.ortvalue_from_shape_and_type(value.shape, value.dtype)
+            own.update_inplace(value)
+            binding.bind_ortvalue_input(name, own)
         for output in self._session.get_outputs():
             binding.bind_output(output.name)
         session = self._session

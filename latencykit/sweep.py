@@ -21,7 +21,7 @@ from latencykit.bench import Sample, collect, measure_items, sentinel_us, steadi
 from latencykit.calibration import NetworkTiming
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
-from latencykit.files import write_text
+from latencykit.files import TEMPORARY, remove_leftovers, write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
 from latencykit.kernels import Kernel, kernel_model
@@ -178,6 +178,7 @@ def build(
     runtime = {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
     if plan.table is not None:
         plan.table.require_same_machine(verdict.cpu, runtime)
+    remove_leftovers(path)
     journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
     table = plan.table or Table(verdict.cpu, runtime, to_json(verdict), ())
     if plan.table is not None and plan.settings:
@@ -259,7 +260,8 @@ def _measure_batch(
     done = {(sample.id, sample.process) for sample in known}
     for name, _ in done:
         advance(name)
-    with tempfile.TemporaryDirectory() as scratch:
+    folder = journal.path.parent  # where the next build removes what a killed one leaves
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
         items = []
         for name, (model, as_is) in models.items():
             path = Path(scratch) / f"{name}.onnx"

@@ -31,6 +31,9 @@ FRAME_COLUMNS = (
 )
 """Columns of `Table.to_frame`, there without a row too."""
 
+MACHINE_FACTS = ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes")
+"""Facts about a CPU that make two machines different ones; figures of these are never mixed."""
+
 Origin = Literal["measured", "fitted", "interpolated", "defined"]
 """`defined` is for zero and identity, which are deleted before a network is made: 0 by definition, and said so."""
 
@@ -262,7 +265,7 @@ class Table:
 
     def require_same_machine(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
         """Raise `NotComparableError` where figures measured under these facts must not join this table."""
-        for name in ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes"):
+        for name in MACHINE_FACTS:
             mine, theirs = getattr(self.cpu, name), getattr(cpu, name)
             if mine != theirs:
                 raise NotComparableError(

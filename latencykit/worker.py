@@ -23,7 +23,7 @@ from typing import Any
 from latencykit.errors import LatencyKitError
 from latencykit.measurement import Protocol
 from latencykit.runtime import Session, Setting, runtime_version
-from latencykit.timing import sample_us
+from latencykit.timing import sample_us, slowed
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class Item:
         id: comes back with the result.
         path: the ONNX file.
         as_is: run the graph as it stands, since it is an optimised one already.
+        slowdown_pct: planted by the self-test: each call takes this much longer. 0 has the cost of planting and no
+            wait; None, everywhere else, is the bare call.
     """
 
     id: str
     path: str
     as_is: bool = False
+    slowdown_pct: float | None = None
 
 
 SENTINEL_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=2, processes=1)
@@ -76,6 +79,8 @@ def run_item(item: Item, job: Job) -> dict[str, Any]:
     before_bytes = _reset_peak_memory()
     with Session(Path(item.path), setting, job.cpus) as session:
         call = session.bound(session.random_inputs(job.seed))
+        if item.slowdown_pct is not None:
+            call = slowed(call, item.slowdown_pct)
         begin_s = time.perf_counter()
         samples = sample_us(call, job.protocol)
         timed_s = time.perf_counter() - begin_s

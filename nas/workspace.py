@@ -6,7 +6,6 @@
       results.csv  table.md  report.html  run.toml  final.jsonl
       validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
       latencies.json               what was timed, so that a rerun does not time it again
-      costs/<hash>.json            what the search paid for each choice
       <row>/model.onnx             the seed that is best on the selection patients
       <row>/architecture.json
       <row>/seed<N>/search/        history.jsonl, checkpoint/, architecture.json

@@ -22,9 +22,10 @@ LAYERS = (
     *("errors", "files", "schema"),
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
     *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture"),
-    *("measurement", "timing", "runtime", "worker", "bench"),
-    *("lowering", "kernels", "table", "coverage", "cost", "sweep", "validate"),
-    *("figures", "report", "progress", "console", "cli"),
+    *("measurement", "judge", "timing", "runtime", "worker", "bench"),
+    *("lowering", "kernels", "table", "compare", "coverage", "cost", "sweep", "validate", "selftest"),
+    *("figures", "comparison_figure", "report", "progress", "console"),
+    *("commands", "commands.compare", "cli"),
 )
 
 BUILDS_ONNX = {

@@ -27,7 +27,10 @@ from latencykit.table_file import load_table
 from latencykit.topology import physical_cpus
 from tests.latencykit.made_up import TINY_JSON, FakeWorkers
 
-COMMANDS = ["build", "show", "sample", "validate", "predict", "measure", "doctor", "verify"]
+COMMANDS = [
+    *("build", "show", "sample", "validate", "predict", "measure", "doctor", "verify"),
+    *("compare", "selftest"),
+]
 TOO_MANY = str(len(physical_cpus()) + 1)
 
 

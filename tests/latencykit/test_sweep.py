@@ -171,6 +171,16 @@ def test_a_measuring_process_that_dies_keeps_what_came_before(tmp_path, out, mon
     assert len(entries(journal_of(out))) == 3
 
 
+def test_a_build_removes_what_a_killed_one_left_and_leaves_nothing_but_the_table(out: Path, workers: FakeWorkers):
+    out.parent.mkdir()
+    left = [out.with_name(".table.json.abc.tmp"), out.with_name(".table.json.journal.def.tmp")]
+    left[0].write_text("half a table")
+    left[1].mkdir()
+    (left[1] / "kernel.onnx").write_text("")
+    make(out)
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_rows_that_need_no_measuring_again_lie_in_another_setting(out: Path, workers: FakeWorkers):
     make(out, KEYS[:2])
     plan = plan_build(out, (ONE, dataclasses.replace(ONE, spinning=False)), KEYS[:2])
