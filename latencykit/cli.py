@@ -26,9 +26,10 @@ from latencykit.errors import MissingRowError, UnfitError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure, validation_figure
 from latencykit.files import write_bytes, write_text
 from latencykit.host import cpu_id, read_cpu
-from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of, read_model
+from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
+from latencykit.outside import open_outside
 from latencykit.progress import progress
 from latencykit.report import (
     measured_grid,
@@ -97,15 +98,18 @@ def build_command(
         for macro in macros:
             keys += space_primitives(macro)
             keys += space_kernels(macro, advance)
+        warnings: list[str] = []
         for model in models:
-            keys += _model_kernels(model, Setting(threads=1, pinned=False))
+            kernels, cautions = _model_kernels(model, Setting(threads=1, pinned=False))
+            keys += kernels
+            warnings += cautions
             advance()
     plan = plan_build(out, settings, keys)
     rows = Counter(key_level(key) for _, key in plan.wanted)
     if dry_run:
         data = {"table": str(out), "rows": rows, "missing": len(plan.missing), "estimate_s": plan.estimate_s()}
         listed = [f"  {setting}: {key}" for setting, key in plan.missing]
-        emit(as_json, "build", data, [*listed, f"{len(listed)} rows, about {plan.estimate_s():.0f} s"])
+        emit(as_json, "build", data, [*listed, f"{len(listed)} rows, about {plan.estimate_s():.0f} s"], warnings)
         return
     with progress("measure", plan.sample_sets()) as advance:
         built = build(out, plan, verdict, advance=advance)
@@ -114,7 +118,7 @@ def build_command(
         "table": str(out), "rows": rows, "measured": built.measured, "reused": built.reused,
         "wall_s": built.wall_s, "timed_pct": timed_pct,
     }  # fmt: skip
-    warnings = [f"{reason.code} is {reason.value}: {reason.remedy}" for reason in verdict.reasons]
+    warnings += [f"{reason.code} is {reason.value}: {reason.remedy}" for reason in verdict.reasons]
     if noisy := sum(bool(row.measurement and row.measurement.warnings) for row in built.table.rows):
         warnings.append(f"{noisy} of {len(built.table.rows)} rows are noisy: column error_pct of `latencykit show`")
     if built.drift_pct > DRIFT_WARNING_PCT:
@@ -243,7 +247,7 @@ def predict_command(
             f"{table} has no paced calibration; measure instead: latencykit measure {model} --pace {pace:g}"
         )
     setting = _setting(loaded, threads)
-    kernels = _model_kernels(model, setting)
+    kernels, warnings = _model_kernels(model, setting)
     prediction = predict_kernels(loaded, setting, kernels, f"--only-added --add {model}")
     by_threads = {
         other.threads: predict_kernels(loaded, other, kernels).latency_us / 1000
@@ -257,8 +261,8 @@ def predict_command(
     data = {"threads": threads, **prediction_json(prediction), "by_threads": by_threads, "fastest_threads": fastest}
     low, high = data["ci_ms"]
     head = f"{latency_ms:.3f} ms ({low:.3f} to {high:.3f}) at {setting}; fastest thread count: {fastest}"
-    warning = "a raw kernel sum, not calibrated against whole networks; `latencykit validate` shows its bias"
-    emit(as_json, "predict", data, [head, prediction_grid(prediction)], [warning])
+    warnings.append("a raw kernel sum, not calibrated against whole networks; `latencykit validate` shows its bias")
+    emit(as_json, "predict", data, [head, prediction_grid(prediction)], warnings)
 
 
 @cli.command("measure")
@@ -277,8 +281,8 @@ def measure_command(
     """
     if processes < 1 or load < 0 or (pace is not None and pace <= 0):
         raise UsageError(f"--processes {processes} >= 1, --load {load} >= 0 and --pace {pace} > 0 expected.")
-    for model in models:
-        read_model(model)
+    check_threads(threads)
+    warnings = [warning for model in models for warning in open_outside(model, "run", Setting(threads=1)).warnings]
     with (
         background_load(load) if load else nullcontext(),
         progress("measure", len(models) * processes) as advance,
@@ -287,7 +291,7 @@ def measure_command(
     data = {"threads": threads, "pace_hz": pace or 0, "load": load, "models": [measured_json(model) for model in found]}
     rhythm = f"{pace:g} calls a second" if pace else "back to back"
     head = f"{Setting(threads)}, {rhythm}, {processes} processes"
-    warnings = [warning for model in found for warning in model.warnings]
+    warnings += [warning for model in found for warning in model.warnings]
     emit(as_json, "measure", data, [head, measured_grid(found)], warnings)
 
 
@@ -323,11 +327,14 @@ def verify_command(file: Path, as_json: bool) -> None:
     emit(as_json, "verify", data, [f"{file}: whole, {len(table.rows)} rows, {table.checksum}"])
 
 
-def _model_kernels(path: Path, setting: Setting) -> list[Kernel]:
-    is_architecture = path.suffix == ".json"
-    model = graph_to_onnx(network_graph(read_architecture(path))) if is_architecture else read_model(path)
+def _model_kernels(path: Path, setting: Setting) -> tuple[list[Kernel], list[str]]:
+    """Kernels of an ONNX file or an architecture, and warnings."""
+    if path.suffix != ".json":
+        opened = open_outside(path, "kernels", setting)
+        return list(opened.kernels), opened.warnings
+    model = graph_to_onnx(network_graph(read_architecture(path))).SerializeToString()
     with tempfile.TemporaryDirectory() as scratch:
-        return kernels_of(model.SerializeToString(), setting, Path(scratch))
+        return kernels_of(model, setting, Path(scratch)), []
 
 
 def _table_of_this_machine(path: Path) -> Table:

@@ -15,21 +15,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from latencykit.bounds import shown
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.files import write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
 from latencykit.kernels import Kernel, kernel_from_json
-from latencykit.measurement import Measurement
+from latencykit.measurement import LONGEST_US, Measurement
 from latencykit.runtime import Setting
-from latencykit.schema import decode, read_json, to_json
+from latencykit.schema import decode, naming, read_json, to_json
 from latencykit.spec import Identity, Operation, Shape, Zero, operation_from_json, operation_to_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_SCHEMA = 1
-MAX_TABLE_BYTES = 200_000_000
+MAX_TABLE_BYTES = 100_000_000
+MAX_THREADS = 4096
+_INT64 = 2**63
 
 FRAME_COLUMNS = (
     *("level", "threads", "id", "label", "origin", "median_us", "low_us", "high_us", "error_pct"),
@@ -104,6 +107,11 @@ class Row:
     def __post_init__(self) -> None:
         if (self.origin == "measured") != (self.measurement is not None):
             raise InputError(f"row {self.key}: origin {self.origin!r} and its samples do not fit together.")
+        for name in ("macs", "parameters", "bytes"):
+            if not 0 <= getattr(self, name) < _INT64:
+                raise InputError(f"row {self.key}: {name} is {shown(getattr(self, name))}; expected 0 to 2^63 - 1.")
+        if not 0 <= self.value_us <= LONGEST_US:
+            raise InputError(f"row {self.key}: {self.value_us} us; expected 0 to {LONGEST_US:g}.")
 
     @property
     def level(self) -> Level:
@@ -143,6 +151,9 @@ class Sentinel:
 
     setting: Setting
     medians_us: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        Measurement((self.medians_us,))  # as plausible as samples
 
 
 @dataclass(frozen=True)
@@ -334,11 +345,16 @@ def load_table(path: Path) -> Table:
         raise InputError(f"{path} is not a latency table: {error}") from error
     if found != file.checksum:
         raise InputError(f"{path} was changed after it was written (its checksum does not fit); restore or rebuild it.")
+    if not isinstance(file.doctor.get("reasons", []), list):
+        raise InputError(f"{path}: the doctor's reasons are {type(file.doctor['reasons']).__name__}; a list expected.")
+    if wrong := [setting.threads for setting in file.settings if not 1 <= setting.threads <= MAX_THREADS]:
+        raise InputError(f"{path}: the threads of a setting are {shown(wrong[0])}; expected 1 to {MAX_THREADS}.")
     rows = tuple(_row_from_json(row, file.settings, f"{path}: row {i}") for i, row in enumerate(file.rows))
-    sentinels = tuple(Sentinel(_listed(file.settings, s.setting, str(path)), s.medians_us) for s in file.sentinels)
-    return Table(
-        file.cpu, file.runtime, file.doctor, rows, sentinels, file.calibration, file.validation, file.parents, path
-    )
+    with naming(str(path)):
+        drift = tuple(Sentinel(_listed(file.settings, s.setting, "sentinels"), s.medians_us) for s in file.sentinels)
+        return Table(
+            file.cpu, file.runtime, file.doctor, rows, drift, file.calibration, file.validation, file.parents, path
+        )
 
 
 def _listed(settings: Sequence[Setting], index: int, where: str) -> Setting:
@@ -385,14 +401,14 @@ def _row_from_json(data: Mapping[str, Any], settings: Sequence[Setting], where: 
         key = kernel_from_json(file.key, where)
     else:
         plain = decode(_PrimitiveFile, file.key, where)
-        key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
+        with naming(where):
+            key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
+            chain(key.operations, key.inputs)  # raises where the operations do not fit the shapes
     setting = _listed(settings, file.setting, where)
-    try:
+    with naming(where):
         measurement = Measurement(file.samples_us) if file.samples_us is not None else None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    value_us = file.median_us if measurement is None else 0.0
-    return Row(key, setting, file.origin, file.macs, file.parameters, file.bytes, measurement, value_us)
+        value_us = file.median_us if measurement is None else 0.0
+        return Row(key, setting, file.origin, file.macs, file.parameters, file.bytes, measurement, value_us)
 
 
 @dataclass(frozen=True)
