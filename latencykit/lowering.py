@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from latencykit.bounds import MAX_PARAMETERS, require_at_most
 from latencykit.errors import InputError
 from latencykit.graph import Graph, Node, graph_from_json, graph_to_json
-from latencykit.schema import naming
+from latencykit.schema import naming, parse_json
 from latencykit.spec import (
     Activation,
     Add,
@@ -41,6 +42,7 @@ from latencykit.spec import (
 )
 
 GRAPH_KEY = "latencykit.graph"
+MAX_GRAPH_BYTES = 10_000_000
 OPSET = 17
 IR_VERSION = 8
 """The oldest that opset 17 allows, so that older runtimes on devices read the files."""
@@ -59,8 +61,10 @@ def graph_to_onnx(graph: Graph, weights: Weights | None = None, seed: int = 0) -
         seed: of the random weights.
 
     Raises:
-        InputError: a weight is missing, unknown or of another shape, or an operation has no ONNX form.
+        InputError: a weight is missing, unknown or of another shape, an operation has no ONNX form, or there are more
+            than `MAX_PARAMETERS`.
     """
+    require_at_most("the number of a network's parameters", graph.parameters, MAX_PARAMETERS)
     if weights is None:
         weights = random_weights(graph, seed)
     _check_weights(graph, weights)
@@ -86,20 +90,21 @@ def graph_to_onnx(graph: Graph, weights: Weights | None = None, seed: int = 0) -
     return model
 
 
-def onnx_to_graph(model: onnx.ModelProto, where: str) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+def onnx_to_graph(model: onnx.ModelProto | bytes, where: str) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
     """Graph and weights of a model that `graph_to_onnx` wrote; lowered again they give the same model.
+
+    Bytes from outside go through `latencykit.outside.check_outside` first.
 
     Raises:
         InputError: the model carries no graph, or one that does not fit its weights; `where` names the file.
     """
+    if isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
     text = next((p.value for p in model.metadata_props if p.key == GRAPH_KEY), None)
     if text is None:
         raise InputError(f"{where} carries no {GRAPH_KEY} metadata; it was not written by latencykit.")
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: its {GRAPH_KEY} metadata is not JSON: {error}") from error
-    graph = graph_from_json(data, where)
+    require_at_most(f"{where}: the length of its {GRAPH_KEY} metadata", len(text), MAX_GRAPH_BYTES)
+    graph = graph_from_json(parse_json(text.encode(), f"{where}: its {GRAPH_KEY} metadata"), where)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     with naming(where):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -12,8 +13,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from latencykit.errors import InputError
+from latencykit.files import read_bytes
 
 T = TypeVar("T")
+
+_NESTED = (dict, list, tuple)
 
 
 def decode(cls: type[T], data: Any, where: str) -> T:
@@ -32,7 +36,7 @@ def decode(cls: type[T], data: Any, where: str) -> T:
     with naming(where):
         try:
             value = msgspec.convert(data, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise InputError(str(error)) from error
     _refuse_unknown_within(value, data, where)
     return value
@@ -63,7 +67,8 @@ def _refuse_unknown_within(value: Any, data: Any, where: str) -> None:
             _refuse_unknown_within(getattr(value, name), data[name], f"{where}: {name}")
     elif isinstance(value, list | tuple) and isinstance(data, list | tuple):
         for index, (item, part) in enumerate(zip(value, data, strict=True)):
-            _refuse_unknown_within(item, part, f"{where}[{index}]")
+            if isinstance(part, _NESTED):
+                _refuse_unknown_within(item, part, f"{where}[{index}]")
     elif isinstance(value, dict) and isinstance(data, dict):
         for item, (key, part) in zip(value.values(), data.items(), strict=True):
             _refuse_unknown_within(item, part, f"{where}: {key}")
@@ -71,12 +76,31 @@ def _refuse_unknown_within(value: Any, data: Any, where: str) -> None:
 
 def read_json(path: Path, max_bytes: int) -> Any:
     """Parse a JSON file of at most `max_bytes`; raises `InputError` naming the file otherwise."""
+    return parse_json(read_bytes(path, max_bytes), str(path))
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Parse JSON as its standard has it: no NaN, no key twice in an object, no half characters.
+
+    Raises:
+        InputError: naming `where`.
+    """
     try:
-        if path.stat().st_size > max_bytes:
-            raise InputError(f"{path} is {path.stat().st_size} bytes; at most {max_bytes} are read.")
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        text = data.decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        if "\\ud" in text or "\\uD" in text:  # half of a character may be written so, and could not be printed
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (RecursionError, ValueError, MemoryError) as error:
+        raise InputError(f"{where} cannot be read as JSON: {error}") from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name[:80]!r} stands twice in one object")
+    return found
 
 
 def _refuse_constant(text: str) -> Any:

@@ -322,9 +322,9 @@ def key_model(key: Timed) -> bytes:
 def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     """Two verdicts of one machine, at two builds: fit if it was both times, and every reason of either."""
     later = to_json(verdict)
-    reasons = [*doctor["reasons"], *later["reasons"]]
+    reasons = [*doctor.get("reasons", []), *later["reasons"]]
     unique = {json.dumps(reason, sort_keys=True): reason for reason in reasons}
-    return {**later, "fit": doctor["fit"] and verdict.fit, "reasons": list(unique.values())}
+    return {**later, "fit": doctor.get("fit") is True and verdict.fit, "reasons": list(unique.values())}
 
 
 class Journal:

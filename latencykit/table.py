@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latencykit.architecture import Network, architecture_to_json
+from latencykit.bounds import shown
 from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.graph import chain
@@ -33,6 +34,8 @@ FRAME_COLUMNS = (
 
 MACHINE_FACTS = ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes")
 """Facts about a CPU that make two machines different ones; figures of these are never mixed."""
+
+_INT64 = 2**63
 
 Origin = Literal["measured", "fitted", "interpolated", "defined"]
 """`defined` is for zero and identity, which are deleted before a network is made: 0 by definition, and said so."""
@@ -64,7 +67,10 @@ class Row:
     def __post_init__(self) -> None:
         if (self.origin == "measured") != (self.measurement is not None):
             raise InputError(f"row {self.key}: origin {self.origin!r} and its samples do not fit together.")
-        if not abs(self.value_us) <= LONGEST_US:
+        for name in ("macs", "parameters", "bytes"):
+            if not 0 <= getattr(self, name) < _INT64:
+                raise InputError(f"row {self.key}: {name} is {shown(getattr(self, name))}; expected 0 to 2^63 - 1.")
+        if not abs(self.value_us) <= LONGEST_US or not 0 <= self.residual_pct <= LONGEST_US:
             raise InputError(f"row {self.key}: {self.value_us} us; expected a number of at most {LONGEST_US:g}.")
 
     @property
@@ -110,6 +116,9 @@ class Sentinel:
 
     setting: Setting
     medians_us: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        Measurement((self.medians_us,))  # as plausible as samples
 
 
 @dataclass(frozen=True)

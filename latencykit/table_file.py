@@ -17,22 +17,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from latencykit.architecture import architecture_from_json, architecture_to_json
+from latencykit.bounds import shown
 from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError
 from latencykit.files import write_text
+from latencykit.graph import chain
 from latencykit.host import CpuFacts
 from latencykit.kernels import Kernel, kernel_from_json
 from latencykit.keys import Edge, Key, Level, Primitive, key_to_json
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
-from latencykit.schema import decode, read_json, to_json
+from latencykit.schema import decode, naming, read_json, to_json
 from latencykit.space import CellType
 from latencykit.spec import Shape, operation_from_json
 from latencykit.table import LoweredNetwork, Origin, Row, Sentinel, Table
 
 TABLE_SCHEMA = 2
-MAX_TABLE_BYTES = 200_000_000
+MAX_TABLE_BYTES = 100_000_000
+MAX_THREADS = 4096
 
 T = TypeVar("T")
 
@@ -72,7 +75,12 @@ def load_table(path: Path) -> Table:
     file = decode(_TableFile, data, str(path))
     if found != file.checksum:
         raise InputError(f"{path} was changed after it was written (its checksum does not fit); restore or rebuild it.")
-    return _table(file, path)
+    if not isinstance(file.doctor.get("reasons", []), list):
+        raise InputError(f"{path}: the doctor's reasons are {type(file.doctor['reasons']).__name__}; a list expected.")
+    if wrong := [setting.threads for setting in file.settings if not 1 <= setting.threads <= MAX_THREADS]:
+        raise InputError(f"{path}: the threads of a setting are {shown(wrong[0])}; expected 1 to {MAX_THREADS}.")
+    with naming(str(path)):
+        return _table(file, path)
 
 
 def table_checksum(table: Table) -> str:
@@ -206,16 +214,15 @@ def _row_from_json(data: Mapping[str, Any], table: _TableFile, where: str) -> Ro
         key = Edge(macro, edge.cell_type, edge.index, edge.candidate, edge.pace_hz)
     else:
         plain = decode(_PrimitiveFile, file.key, where)
-        key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
+        with naming(where):
+            key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
+            chain(key.operations, key.inputs)  # raises where the operations do not fit the shapes
     setting = _listed(table.settings, file.setting, "setting", where)
-    try:
-        measurement = Measurement(file.samples_us) if file.samples_us is not None else None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
     costs = file.macs, file.parameters, file.bytes
-    if measurement is not None:
-        return Row(key, setting, file.origin, *costs, measurement)
-    return Row(key, setting, file.origin, *costs, None, file.median_us, file.error_pct or 0.0)
+    with naming(where):
+        if file.samples_us is not None:
+            return Row(key, setting, file.origin, *costs, Measurement(file.samples_us))
+        return Row(key, setting, file.origin, *costs, None, file.median_us, file.error_pct or 0.0)
 
 
 @dataclass(frozen=True)

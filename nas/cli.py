@@ -159,8 +159,8 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 
     Example: nas evaluate two-ms.onnx --split valid --final
     """
-    from latencykit.kernels import read_model
     from latencykit.lowering import onnx_to_graph
+    from latencykit.outside import check_outside
     from nas.config import REPORT_SPLIT
     from nas.data import load
     from nas.figures import quality_figure, save_figure
@@ -176,7 +176,7 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     scores = score_model(model, frames)
     picture = model.with_suffix(f".{split}.png")
     save_figure(quality_figure({model.stem: scores}), picture)
-    graph, _ = onnx_to_graph(read_model(model), str(model))
+    graph, _ = onnx_to_graph(check_outside(model), str(model))
     costs = {"macs": graph.macs, "params": graph.parameters}
     data = {"model": str(model), "split": split, "picture": str(picture), **scores.summary().as_dict(), **costs}
     emit(as_json, "evaluate", data, [f"{key}: {value}" for key, value in data.items()])

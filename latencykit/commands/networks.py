@@ -15,14 +15,15 @@ from latencykit.console import emit, json_option, threads_option
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure
 from latencykit.files import write_bytes
-from latencykit.kernels import read_model
 from latencykit.lowering import graph_to_onnx
+from latencykit.outside import open_outside
 from latencykit.predict import predict_kernels
 from latencykit.progress import progress
 from latencykit.report import measured_grid, measured_json, prediction_grid, prediction_json
 from latencykit.runtime import Setting
 from latencykit.selection import sampled_set
 from latencykit.table_file import load_table
+from latencykit.topology import check_threads
 
 
 def write_samples(seed: int, networks: Sequence[Network], out: Path) -> list[str]:
@@ -135,8 +136,8 @@ def measure_command(
     """
     if processes < 1 or load < 0 or (pace is not None and pace <= 0):
         raise UsageError(f"--processes {processes} >= 1, --load {load} >= 0 and --pace {pace} > 0 expected.")
-    for model in models:
-        read_model(model)
+    check_threads(threads)
+    warnings = [warning for model in models for warning in open_outside(model, "run", Setting(threads=1)).warnings]
     with (
         background_load(load) if load else nullcontext(),
         progress("measure", len(models) * processes) as advance,
@@ -145,5 +146,5 @@ def measure_command(
     data = {"threads": threads, "pace_hz": pace or 0, "load": load, "models": [measured_json(model) for model in found]}
     rhythm = f"{pace:g} calls a second" if pace else "back to back"
     head = f"{Setting(threads)}, {rhythm}, {processes} processes"
-    warnings = [warning for model in found for warning in model.warnings]
+    warnings += [warning for model in found for warning in model.warnings]
     emit(as_json, "measure", data, [head, measured_grid(found)], warnings)

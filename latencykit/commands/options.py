@@ -10,13 +10,16 @@ from pathlib import Path
 import click
 
 from latencykit.architecture import network_graph, read_architecture
+from latencykit.bounds import MAX_MODEL_BYTES
 from latencykit.coverage import stride_macros
 from latencykit.doctor import Verdict
-from latencykit.errors import InputError, UnfitError, UsageError
+from latencykit.errors import UnfitError, UsageError
+from latencykit.files import read_bytes
 from latencykit.host import read_cpu
-from latencykit.kernels import Kernel, kernels_of, read_model
+from latencykit.kernels import Kernel, kernels_of
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
+from latencykit.outside import open_outside
 from latencykit.runtime import Setting, runtime_version
 from latencykit.table import LoweredNetwork, Table, model_id, network_id
 from latencykit.table_file import load_table
@@ -45,19 +48,16 @@ def macro_of(path: Path | None, stride: int | None) -> Macro:
     return stride_macros(macro, [stride])[0] if stride is not None else macro
 
 
-def model_kernels(path: Path, setting: Setting) -> list[Kernel]:
-    """The kernels of an ONNX file or an `architecture.json` on this CPU."""
-    is_architecture = path.suffix == ".json"
-    model = graph_to_onnx(network_graph(read_architecture(path))) if is_architecture else read_model(path)
-    with tempfile.TemporaryDirectory() as scratch:
-        return kernels_of(model.SerializeToString(), setting, Path(scratch))
-
-
 def lowered_model(path: Path) -> LoweredNetwork:
-    """An ONNX file or an `architecture.json` as this CPU runs it."""
-    network = read_architecture(path) if path.suffix == ".json" else None
-    name = network_id(network) if network else _id_of_file(path)
-    return LoweredNetwork(name, network, Counter(model_kernels(path, Setting(threads=1, pinned=False))))
+    """An ONNX file, opened in a limited process, or an `architecture.json` as this CPU runs it."""
+    setting = Setting(threads=1, pinned=False)
+    if path.suffix != ".json":
+        opened = open_outside(path, "kernels", setting)
+        return LoweredNetwork(model_id(opened.model), None, Counter(opened.kernels))
+    network = read_architecture(path)
+    model = graph_to_onnx(network_graph(network)).SerializeToString()
+    with tempfile.TemporaryDirectory() as scratch:
+        return LoweredNetwork(network_id(network), network, Counter(kernels_of(model, setting, Path(scratch))))
 
 
 def kernels_for(table: Table, path: Path) -> Mapping[Kernel, int]:
@@ -66,18 +66,17 @@ def kernels_for(table: Table, path: Path) -> Mapping[Kernel, int]:
     Raises:
         NotComparableError: neither is the case.
     """
-    name = network_id(read_architecture(path)) if path.suffix == ".json" else _id_of_file(path)
-    if known := table.network(name):
-        return known.kernels
-    table.require_same_instructions(read_cpu())
-    return lowered_model(path).kernels
+    known = table.network(_name_of(path))
+    if known is None:
+        table.require_same_instructions(read_cpu())
+        known = lowered_model(path)
+    return known.kernels
 
 
-def _id_of_file(path: Path) -> str:
-    try:
-        return model_id(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+def _name_of(path: Path) -> str:
+    if path.suffix == ".json":
+        return network_id(read_architecture(path))
+    return model_id(read_bytes(path, MAX_MODEL_BYTES, follow=False))
 
 
 def table_of_this_machine(path: Path) -> Table:
