@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latencykit.calibration import features
@@ -50,6 +50,21 @@ class Prediction:
     interval_us: tuple[float, float]
     calibrated: bool
     shares: tuple[Share, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all kernels, padded channels included."""
+        return sum(share.count * share.row.macs for share in self.shares)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the kernels' constants."""
+        return sum(share.count * share.row.parameters for share in self.shares)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that the kernels read and write, once each."""
+        return sum(share.count * share.row.bytes for share in self.shares)
 
     @property
     def coverage_pct(self) -> float:
@@ -94,7 +109,7 @@ def predict_kernels(
     rows += [interpolated_row(table, setting, kernel) for kernel in guessed]
     raw = _sum_rows(table, setting, rows, counts)
     if model is None:
-        return raw
+        return _with_row_intervals(raw, table.row(setting, CALL_OVERHEAD))
     costs = ((s.row.key, s.count, s.cost_us / s.count) for s in raw.shares if isinstance(s.row.key, Kernel))
     found = features(costs, table.cpu.l2_bytes)
     latency_us = model.latency_us(found)
@@ -121,7 +136,9 @@ def predict_graph(table: Table, setting: Setting, graph: Graph, *, pace_hz: floa
 def predict_isolated(table: Table, setting: Setting, graph: Graph) -> Prediction:
     """The classical sum: every primitive as a model of its own."""
     counts: Counter[Key] = Counter(Primitive(operations, inputs) for operations, inputs, _ in graph.fragments())
-    return _sum_rows(table, setting, table.lookup(setting, counts), counts)
+    return _with_row_intervals(
+        _sum_rows(table, setting, table.lookup(setting, counts), counts), table.row(setting, CALL_OVERHEAD)
+    )
 
 
 def _sum_rows(table: Table, setting: Setting, rows: Iterable[Row], counts: Mapping[Key, int]) -> Prediction:
@@ -130,13 +147,17 @@ def _sum_rows(table: Table, setting: Setting, rows: Iterable[Row], counts: Mappi
         Share(row, counts[row.key], counts[row.key] * net_us(row, row.median_us, overhead.median_us)) for row in rows
     ]
     shares.sort(key=lambda share: -share.cost_us)
+    total = overhead.median_us + sum(share.cost_us for share in shares)
+    return Prediction(total, total, (total, total), False, tuple(shares))
+
+
+def _with_row_intervals(raw: Prediction, overhead: Row) -> Prediction:
     ends = [
         overhead.interval_us[end]
-        + sum(s.count * net_us(s.row, s.row.interval_us[end], overhead.median_us) for s in shares)
+        + sum(s.count * net_us(s.row, s.row.interval_us[end], overhead.median_us) for s in raw.shares)
         for end in (0, 1)
     ]
-    total = overhead.median_us + sum(share.cost_us for share in shares)
-    return Prediction(total, total, (min(ends[0], total), max(ends[1], total)), False, tuple(shares))
+    return replace(raw, interval_us=(min(ends[0], raw.raw_us), max(ends[1], raw.raw_us)))
 
 
 def net_us(row: Row, figure_us: float, overhead_us: float) -> float:

@@ -49,6 +49,9 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         "raw_ms": prediction.raw_us / 1000,
         "ci_ms": [end / 1000 for end in prediction.interval_us],
         "coverage_pct": prediction.coverage_pct,
+        "macs": prediction.macs,
+        "parameters": prediction.parameters,
+        "bytes": prediction.moved_bytes,
         "kernels": [
             {
                 "key": str(share.row.key),
