@@ -302,13 +302,21 @@ class Table:
                 "Write a new one: latencykit build --out NEW.json"
             )
 
-    def require_same_instructions(self, cpu: CpuFacts) -> None:
-        """Raise `NotComparableError` where this CPU would run other kernels than the table's."""
+    def require_same_kernels(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
+        """Raise `NotComparableError` where a network would run other kernels under these facts than the table's."""
+        remedy = (
+            "the runtime makes other kernels here. Use what the table brought along, or make it again with these "
+            "networks: latencykit kit make --models DIR"
+        )
         if self.cpu.isa != cpu.isa:
             raise NotComparableError(
                 f"{self.name} is of a CPU with {', '.join(self.cpu.isa) or 'no vector instructions'}, this one has "
-                f"{', '.join(cpu.isa) or 'none'}: the runtime makes other kernels here. Use what the table brought "
-                "along, or make it again with these networks: latencykit kit make --models DIR"
+                f"{', '.join(cpu.isa) or 'none'}: {remedy}"
+            )
+        if self.runtime["onnxruntime"] != runtime["onnxruntime"]:
+            raise NotComparableError(
+                f"{self.name} was measured with onnxruntime {self.runtime['onnxruntime']}, this is "
+                f"{runtime['onnxruntime']}: {remedy}"
             )
 
     def to_frame(self) -> pd.DataFrame:
