@@ -97,6 +97,8 @@ def _from_schema_1(data: dict[str, Any], where: str) -> dict[str, Any]:
     if data.get("calibration") is not None or data.get("validation") is not None:
         raise InputError(f"{where}: a table of schema 1 has neither `calibration` nor `validation`.")
     added: dict[str, list[Any]] = {"macros": [], "networks": [], "timings": [], "models": [], "validations": []}
+    if early := sorted(added.keys() & data.keys()):
+        raise InputError(f"{where}: unknown field {early[0]!r}; a table of schema 1 has none.")
     return {key: value for key, value in data.items() if key not in ("calibration", "validation")} | added
 
 
