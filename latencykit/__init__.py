@@ -12,23 +12,28 @@ if TYPE_CHECKING:
     from latencykit.architecture import network_graph, read_architecture, write_architecture
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
-    from latencykit.cost import SearchCosts, cost, predict_graph, predict_isolated, predict_kernels
+    from latencykit.compare import Comparison, compare
     from latencykit.doctor import doctor
+    from latencykit.edges import SearchCosts, cost
     from latencykit.graph import Graph, Node
     from latencykit.host import CpuFacts, read_cpu
     from latencykit.kernels import Kernel, kernels_of
     from latencykit.lowering import graph_to_onnx, onnx_to_graph
     from latencykit.macro import Macro
     from latencykit.measurement import Measurement, Protocol
+    from latencykit.predict import predict_graph, predict_isolated, predict_kernels
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
+    from latencykit.selftest import SelfTest, selftest
     from latencykit.space import Architecture, instantiate, template
-    from latencykit.table import Table, load_table
-    from latencykit.validate import Validation, validate
+    from latencykit.table import Table
+    from latencykit.table_file import load_table, save_table
+    from latencykit.validate import Validation, choose_networks, validate
 
 _HOMES = {
     "Architecture": "space",
     "Baseline": "baselines",
+    "Comparison": "compare",
     "CpuFacts": "host",
     "Graph": "graph",
     "Kernel": "kernels",
@@ -36,27 +41,32 @@ _HOMES = {
     "Measurement": "measurement",
     "Node": "graph",
     "Protocol": "measurement",
-    "SearchCosts": "cost",
+    "SearchCosts": "edges",
+    "SelfTest": "selftest",
     "Session": "runtime",
     "Setting": "runtime",
     "Table": "table",
     "Validation": "validate",
     "baseline_graph": "baselines",
-    "cost": "cost",
+    "choose_networks": "validate",
+    "cost": "edges",
+    "compare": "compare",
     "doctor": "doctor",
     "graph_to_onnx": "lowering",
     "instantiate": "space",
     "kernels_of": "kernels",
-    "load_table": "table",
+    "load_table": "table_file",
     "measure": "bench",
     "network_graph": "architecture",
     "onnx_to_graph": "lowering",
-    "predict_graph": "cost",
-    "predict_isolated": "cost",
-    "predict_kernels": "cost",
+    "predict_graph": "predict",
+    "predict_isolated": "predict",
+    "predict_kernels": "predict",
     "read_architecture": "architecture",
     "read_cpu": "host",
     "sample_architectures": "sample",
+    "save_table": "table_file",
+    "selftest": "selftest",
     "template": "space",
     "validate": "validate",
     "write_architecture": "architecture",
@@ -65,6 +75,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Baseline",
+    "Comparison",
     "CpuFacts",
     "Graph",
     "Kernel",
@@ -73,11 +84,14 @@ __all__ = [
     "Node",
     "Protocol",
     "SearchCosts",
+    "SelfTest",
     "Session",
     "Setting",
     "Table",
     "Validation",
     "baseline_graph",
+    "choose_networks",
+    "compare",
     "cost",
     "doctor",
     "graph_to_onnx",
@@ -93,6 +107,8 @@ __all__ = [
     "read_architecture",
     "read_cpu",
     "sample_architectures",
+    "save_table",
+    "selftest",
     "template",
     "validate",
     "write_architecture",
@@ -100,7 +116,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """Keeps `cost`, `doctor` and `validate` the functions: importing a submodule would bind its name here."""
+    """Keeps `cost`, `doctor` and their like the functions: importing a submodule would bind its name here."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -11,13 +13,16 @@ from typing import Any
 
 from latencykit.errors import InputError
 
+TEMPORARY = ".tmp"
+"""Suffix of files that are being written, and of folders that a build works in; their names begin as their target's,
+behind a dot."""
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` durably: a temporary file beside it, flushed, renamed, the folder flushed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -34,6 +39,15 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of their writes of `path`; for the one process that writes it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -154,6 +154,12 @@ class Kernel:
         return sum(math.prod(i.shape) for i in self.inputs if i.kind == "weight")
 
     @property
+    def tensor_bytes(self) -> int:
+        """Bytes of computed tensors, read and written, without constants, float32."""
+        read = sum(math.prod(i.shape) for i in self.inputs if i.kind == "activation")
+        return 4 * (read + math.prod(self.output_shape))
+
+    @property
     def moved_bytes(self) -> int:
         """Bytes read and written once each, float32."""
         return 4 * (sum(math.prod(i.shape) for i in self.inputs if i.kind != "none") + math.prod(self.output_shape))

@@ -35,6 +35,22 @@ def sample_us(
     return tuple(_block_ns(call, repeats, clock) / repeats / 1000 for _ in range(protocol.samples))
 
 
+def slowed(call: Callable[[], object], percent: float, clock: Clock = time.perf_counter_ns) -> Callable[[], None]:
+    """A call that takes `percent` longer: it then waits, at work, for that part of what it has just taken.
+
+    The wait is real time within the timed block, so that the whole way from there to a verdict can be tested.
+    """
+
+    def slow() -> None:
+        begin = clock()
+        call()
+        end = begin + (clock() - begin) * (1 + percent / 100)
+        while clock() < end:
+            pass
+
+    return slow
+
+
 def _warm_up(call: Callable[[], object], protocol: Protocol, clock: Clock) -> int:
     """Call until warm; return how many calls make a block long enough."""
     begin, calls = clock(), 0

@@ -22,9 +22,13 @@ LAYERS = (
     *("errors", "bounds", "files", "archive", "schema"),
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
     *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture"),
-    *("measurement", "timing", "runtime", "worker", "bench"),
-    *("lowering", "kernels", "rules", "guard", "outside", "table", "coverage", "cost", "sweep", "validate"),
-    *("figures", "report", "progress", "console", "cli"),
+    *("measurement", "judge", "timing", "runtime", "worker", "lowering", "kernels", "bench"),
+    *("rules", "guard", "outside"),
+    *("calibration", "keys", "table", "table_file", "interpolation", "predict"),
+    *("coverage", "edges", "calibrate", "sweep", "selection", "validate", "compare", "selftest"),
+    *("figures", "comparison_figure", "report", "progress", "console"),
+    *("commands", "commands.options", "commands.tables", "commands.networks", "commands.truth", "commands.compare"),
+    *("commands.machine", "cli"),
 )
 
 BUILDS_ONNX = {

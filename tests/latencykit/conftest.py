@@ -8,13 +8,14 @@ from latencykit.coverage import space_kernels, space_primitives
 from latencykit.doctor import Verdict
 from latencykit.graph import chain
 from latencykit.host import read_cpu
+from latencykit.keys import Key
 from latencykit.lowering import graph_to_onnx
 from latencykit.runtime import output_types
 from latencykit.sample import sample_architectures
 from latencykit.space import instantiate
 from latencykit.spec import Sigmoid
 from latencykit.sweep import build, plan_build
-from latencykit.table import Key, Table
+from latencykit.table import Table
 from tests.latencykit.made_up import ONE, QUICK, TINY
 
 

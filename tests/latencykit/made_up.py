@@ -9,10 +9,11 @@ import pytest
 
 from latencykit.host import CpuFacts
 from latencykit.kernels import CALL_OVERHEAD, Kernel, KernelInput
+from latencykit.keys import Key
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
-from latencykit.table import Key, Row, Table, make_row
+from latencykit.table import Row, Table, make_row
 
 TINY = Macro(image_size=32, segmentation_widths=(2, 4, 8), quality_widths=(4, 4))
 TINY_JSON = json.dumps({"image_size": 32, "segmentation_widths": [2, 4, 8], "quality_widths": [4, 4]})

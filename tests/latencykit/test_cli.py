@@ -22,11 +22,15 @@ from latencykit.kernels import CALL_OVERHEAD
 from latencykit.lowering import graph_to_onnx
 from latencykit.runtime import runtime_version
 from latencykit.spec import Conv
-from latencykit.table import Table, load_table
+from latencykit.table import Table
+from latencykit.table_file import load_table
 from latencykit.topology import physical_cpus
 from tests.latencykit.made_up import TINY_JSON, FakeWorkers
 
-COMMANDS = ["build", "show", "sample", "validate", "predict", "measure", "doctor", "verify"]
+COMMANDS = [
+    *("build", "show", "sample", "validate", "predict", "measure", "doctor", "verify"),
+    *("compare", "selftest"),
+]
 TOO_MANY = str(len(physical_cpus()) + 1)
 
 

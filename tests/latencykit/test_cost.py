@@ -4,26 +4,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latencykit.cost import (
-    CANDIDATES,
-    SearchCosts,
-    cost,
-    fit_costs,
-    kernel_sums_us,
-    predict_graph,
-    predict_isolated,
-    predict_kernels,
-)
 from latencykit.coverage import network_kernels
+from latencykit.edges import CANDIDATES, SearchCosts, cost, fit_costs
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.graph import chain
 from latencykit.kernels import CALL_OVERHEAD
+from latencykit.keys import Primitive
 from latencykit.measurement import Measurement
+from latencykit.predict import kernel_sums_us, predict_graph, predict_isolated, predict_kernels
 from latencykit.primitives import ZERO
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges, instantiate
 from latencykit.spec import Conv, Identity
-from latencykit.table import Primitive, Row, Table, defined_row, make_row
+from latencykit.table import Row, Table, defined_row, make_row
 from tests.latencykit.made_up import ONE, TINY, TWO, made_up_table, relu_kernel
 
 A, B = relu_kernel(2), relu_kernel(4)

@@ -7,12 +7,13 @@ import pytest
 from latencykit.coverage import network_kernels, space_kernels, space_primitives, stride_macros
 from latencykit.errors import InputError
 from latencykit.kernels import CALL_OVERHEAD, Kernel
+from latencykit.keys import Primitive
 from latencykit.primitives import PRIMITIVES
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.space import Choice, instantiate, template
 from latencykit.spec import Add, Identity, Zero
-from latencykit.table import Primitive, Table
+from latencykit.table import Table
 from tests.latencykit.made_up import ONE, TINY
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from latencykit.cost import predict_kernels
 from latencykit.errors import UsageError
 from latencykit.figures import FORMATS, figure_format, prediction_figure, save_figure, validation_figure
+from latencykit.predict import predict_kernels
 from latencykit.validate import ValidatedNetwork, summarise
 from tests.latencykit.made_up import ONE, made_up_table, relu_kernel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from latencykit import files
-from latencykit.files import write_bytes, write_json, write_text
+from latencykit.files import remove_leftovers, write_bytes, write_json, write_text
 
 
 def fail(*arguments: object, **options: object) -> None:
@@ -71,3 +71,22 @@ def test_a_number_that_json_lacks_is_refused_and_the_old_file_stays(tmp_path: Pa
 def test_json_is_indented_and_ends_with_a_line_break(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1]})
     assert (tmp_path / "a.json").read_text() == '{\n "b": [\n  1\n ]\n}\n'
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table [1].json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(files.os, "replace", fail)
+    monkeypatch.setattr(files.os, "unlink", lambda name: None)  # killed before it could tidy up
+    with pytest.raises(OSError, match="no space left"):
+        write_bytes(path, b"new")
+    monkeypatch.undo()
+    (tmp_path / ".table [1].json.journal.abc.tmp").mkdir()
+    (tmp_path / ".table [1].json.journal.abc.tmp" / "kernel.onnx").write_bytes(b"")
+    assert len(list(tmp_path.iterdir())) == 3
+    others = [tmp_path / ".another.json.abc.tmp", tmp_path / "table [1].json.tmp", tmp_path / ".table 1.json.abc.tmp"]
+    for other in others:
+        other.write_bytes(b"")
+    remove_leftovers(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+    remove_leftovers(tmp_path / "no folder" / "table.json")

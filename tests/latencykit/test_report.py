@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from latencykit.bench import MeasuredModel
-from latencykit.cost import predict_kernels
 from latencykit.kernels import Kernel, KernelInput
 from latencykit.measurement import Measurement
+from latencykit.predict import predict_kernels
 from latencykit.report import (
     SHOWN_KERNELS,
     measured_grid,

@@ -19,10 +19,11 @@ from latencykit.checks import Reason
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, NotComparableError
 from latencykit.kernels import CALL_OVERHEAD
+from latencykit.keys import Key, Primitive, key_id
 from latencykit.runtime import Setting, runtime_version
 from latencykit.spec import Conv, Identity
 from latencykit.sweep import ROW_PROTOCOL, SENTINEL_ID, Built, Journal, Plan, build, key_model, plan_build
-from latencykit.table import Key, Primitive, key_id, load_table
+from latencykit.table_file import load_table
 from tests.latencykit.made_up import CPU, ONE, QUICK, TINY_JSON, FakeWorkers, made_up_table, relu_kernel
 
 FIT = Verdict(True, (), CPU)
@@ -170,6 +171,16 @@ def test_a_measuring_process_that_dies_keeps_what_came_before(tmp_path, out, mon
     assert len(entries(journal_of(out))) == 3
 
 
+def test_a_build_removes_what_a_killed_one_left_and_leaves_nothing_but_the_table(out: Path, workers: FakeWorkers):
+    out.parent.mkdir()
+    left = [out.with_name(".table.json.abc.tmp"), out.with_name(".table.json.journal.def.tmp")]
+    left[0].write_text("half a table")
+    left[1].mkdir()
+    (left[1] / "kernel.onnx").write_text("")
+    make(out)
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_rows_that_need_no_measuring_again_lie_in_another_setting(out: Path, workers: FakeWorkers):
     make(out, KEYS[:2])
     plan = plan_build(out, (ONE, dataclasses.replace(ONE, spinning=False)), KEYS[:2])
@@ -204,7 +215,7 @@ def test_an_extension_measures_the_tables_sentinel_first_and_keeps_both_verdicts
     FakeWorkers(tmp_path, monkeypatch)
     unfit = Verdict(False, (Reason("other-load", 90.0, "at most 10 %", "stop it", True),), CPU)
     second = make(out, keys=more, verdict=unfit)
-    assert second.table.parents == (first.table.checksum,)
+    assert second.table.parents == (first.table_checksum(table),)
     assert second.table.doctor["fit"] is False
     assert [reason["code"] for reason in second.table.doctor["reasons"]][-1] == "other-load"
     assert second.drift_pct < 30

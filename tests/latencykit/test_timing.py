@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latencykit.measurement import Protocol
-from latencykit.timing import MAX_REPEATS, WARMUP_CALLS, sample_us
+from latencykit.timing import MAX_REPEATS, WARMUP_CALLS, sample_us, slowed
 
 
 class Machine:
@@ -158,3 +158,36 @@ def test_paced_calls_on_the_real_clock_are_as_many_as_asked_for():
     figures = sample_us(lambda: sum(range(100)), Protocol(samples=3, block_us=0, warmup_ms=0, pace_hz=500))
     assert len(figures) == 3
     assert min(figures) > 0
+
+
+# Planted slowdowns
+
+
+@pytest.mark.parametrize("percent", [0.0, 5.0, 10.0, 100.0])
+def test_a_slowed_call_takes_that_much_longer_and_calls_once(percent: float):
+    machine = Machine(call_ns=100_000)
+
+    def clock() -> int:  # a look at the clock takes time too
+        machine.now_ns += 10
+        return machine.now_ns
+
+    slowed(machine.call, percent, clock)()
+    assert len(machine.calls) == 1
+    assert machine.now_ns == pytest.approx(100_000 * (1 + percent / 100), abs=50)
+
+
+def test_a_slowed_call_waits_by_what_each_call_took():
+    machine = Machine()
+    machine.cost_ns = lambda index: 1000 * (index + 1) ** 2
+
+    def clock() -> int:
+        machine.now_ns += 1
+        return machine.now_ns
+
+    slow = slowed(machine.call, 50.0, clock)
+    took = []
+    for _ in range(4):
+        before = machine.now_ns
+        slow()
+        took.append(machine.now_ns - before)
+    assert took == pytest.approx([1500, 6000, 13500, 24000], abs=5)

@@ -3,8 +3,8 @@ import importlib
 import numpy as np
 import pytest
 
-from latencykit.cost import FIT_SEED
 from latencykit.coverage import COVERAGE_SEED
+from latencykit.edges import FIT_SEED
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.measurement import Protocol
 from latencykit.sample import sample_architectures

@@ -40,7 +40,7 @@ def model(tiny_network: bytes, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_job_survives_json():
-    job = job_of(Item("a", "a.onnx"), Item("b", "b.onnx", as_is=True), protocol=dataclasses.replace(QUICK, pace_hz=30))
+    job = job_of(Item("a", "a.onnx"), Item("b", "b.onnx", True, 5.0), protocol=dataclasses.replace(QUICK, pace_hz=30))
     assert job_from_json(job_to_json(job)) == job
     assert "\n" not in job_to_json(job)
 
@@ -110,3 +110,16 @@ def test_a_system_that_tells_no_memory_leaves_it_unknown(model: str, monkeypatch
 def test_run_in_this_process_a_bad_model_is_an_error_of_this_project(tmp_path: Path):
     with pytest.raises(InputError):
         run_item(Item("a", str(tmp_path / "missing.onnx")), job_of())
+
+
+def test_only_an_item_of_the_self_test_is_slowed(model: str, monkeypatch: pytest.MonkeyPatch):
+    seen: list[float] = []
+
+    def slowed(call: Any, percent: float) -> Any:
+        seen.append(percent)
+        return call
+
+    monkeypatch.setattr("latencykit.worker.slowed", slowed)
+    for percent in (None, 0.0, 5.0):
+        assert len(run_item(Item("a", model, slowdown_pct=percent), job_of())["samples_us"]) == QUICK.samples
+    assert seen == [0.0, 5.0]

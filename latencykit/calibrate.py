@@ -1,0 +1,107 @@
+"""What a table of a space is made from, and what is computed once it has been measured. No clock is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
+from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
+from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
+from latencykit.kernels import CALL_OVERHEAD, Kernel
+from latencykit.keys import Edge, Primitive
+from latencykit.macro import Macro
+from latencykit.predict import network_features
+from latencykit.runtime import Setting
+from latencykit.sample import sample_architectures
+from latencykit.table import LoweredNetwork, Row, Table, network_id
+
+CALIBRATION_SEED = COVERAGE_SEED + 2
+SAMPLED_NETWORKS = 36
+
+
+@dataclass(frozen=True)
+class SpaceNeeds:
+    """What a table of a space is made from, lowered on the CPU that it is for.
+
+    Attributes:
+        keys: every primitive of the space, and every kernel that the networks below run.
+        calibration: whole networks that are timed.
+        samples: by macro configuration, the networks that edge costs are fitted to; they are never timed.
+    """
+
+    keys: tuple[Primitive | Kernel, ...]
+    calibration: tuple[LoweredNetwork, ...]
+    samples: Mapping[Macro, LoweredSamples]
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """The space's macro configurations."""
+        return tuple(self.samples)
+
+
+def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
+    """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
+    return fit_networks + fit_networks // 5 + sampled
+
+
+def space_needs(
+    macros: Sequence[Macro],
+    fit_networks: int = FIT_NETWORKS,
+    sampled: int = SAMPLED_NETWORKS,
+    advance: Callable[[], object] = lambda: None,
+) -> SpaceNeeds:
+    """Lower the networks that a table of these macro configurations is made from.
+
+    Args:
+        macros: the space.
+        fit_networks: for the edge costs of each, a fifth more for their residual.
+        sampled: calibration networks of each, beside one network of each primitive throughout, which lie at the ends.
+        advance: called after each network.
+    """
+    keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
+    calibration: dict[str, LoweredNetwork] = {}
+    samples: dict[Macro, LoweredSamples] = {}
+    for macro in macros:
+        keys += space_primitives(macro)
+        samples[macro] = lower_samples(macro, fit_networks, advance)
+        timed = [*plain_networks(macro), *sample_architectures(macro, sampled, CALIBRATION_SEED)]
+        lowered = lower_all(timed, advance)
+        for architecture, kernels in zip(timed, lowered, strict=True):
+            name = network_id(architecture)
+            calibration[name] = LoweredNetwork(name, architecture, kernels)
+        keys += [kernel for counts in (*lowered, *samples[macro].kernels) for kernel in counts]
+    return SpaceNeeds(tuple(dict.fromkeys(keys)), tuple(calibration.values()), samples)
+
+
+def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
+    """The table with cost models for all its timings, and edge costs for the given macro configurations.
+
+    Edge costs of other configurations stay as they are, unless their model changed: then they are dropped.
+    """
+    before, table = table.models, replace(table, models=tuple(_models(table)))
+    unchanged = {(m.setting, m.pace_hz) for m in table.models if m in before}
+    rows: list[Row] = []
+    for setting in table.settings:
+        for pace_hz in [None, *(m.pace_hz for m in table.models if m.setting == setting and m.pace_hz)]:
+            for macro, lowered in samples.items():
+                rows += edge_rows(fit_edges(table, setting, lowered, pace_hz), setting, macro)
+
+    def stays(row: Row) -> bool:
+        key = row.key
+        return not isinstance(key, Edge) or ((row.setting, key.pace_hz) in unchanged and key.macro not in samples)
+
+    return replace(table, rows=tuple(filter(stays, table.rows))).with_rows(rows)
+
+
+def _models(table: Table) -> list[CostModel]:
+    rhythms: dict[tuple[Setting, float | None], None] = {(t.setting, t.pace_hz): None for t in table.timings}
+    found = []
+    for setting, pace_hz in rhythms:
+        timings = [t for t in table.timings if (t.setting, t.pace_hz) == (setting, pace_hz)]
+        if len(timings) < FEWEST_NETWORKS:
+            continue
+        networks = [table.network(timing.network) for timing in timings]
+        seen = [network_features(table, setting, network.kernels) for network in networks if network]
+        found.append(fit_model(setting, pace_hz, seen, [timing.median_us for timing in timings]))
+    return found

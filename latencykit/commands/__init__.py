@@ -1,0 +1,1 @@
+"""The commands of `latencykit`, one family a file."""
