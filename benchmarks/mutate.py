@@ -205,7 +205,7 @@ def mutate_text(text: str, rng: Random) -> bytes:
 
 
 def mutate_json(
-    corpus: Sequence[bytes], rng: Random, finish: Callable[[Any, Random], Any] | None = None, focus: str = ""
+    corpus: Sequence[bytes], rng: Random, finish: Callable[[Any, Random], Any] | None = None, focus: Sequence[str] = ()
 ) -> bytes:
     """A hostile JSON file.
 
@@ -213,7 +213,7 @@ def mutate_json(
         corpus: valid files.
         rng: decides everything.
         finish: puts right what would hide the rest, such as a checksum.
-        focus: the field that most changes are made in.
+        focus: the fields that most changes are made in.
     """
     kind = rng.random()
     original = rng.choice(corpus)
@@ -223,8 +223,9 @@ def mutate_json(
         return original[:MAX_BYTES]
     data = json.loads(original)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 6))):
-        if focus and isinstance(data, dict) and focus in data and rng.random() < 0.65:
-            data[focus] = mutate_data(data[focus], rng)
+        field = rng.choice(focus) if focus and rng.random() < 0.65 else ""
+        if isinstance(data, dict) and field in data:
+            data[field] = mutate_data(data[field], rng)
         else:
             data = mutate_data(data, rng)
     try:

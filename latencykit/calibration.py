@@ -34,7 +34,16 @@ FEWEST_NETWORKS = 8
 RIDGES = tuple(10.0**power for power in range(-7, 0))
 """Strengths of the pull towards the plain sum; leave-one-out decides."""
 
+MAX_COEFFICIENTS = 100
+MAX_PACE_HZ = 1e6
+
 Features = Mapping[str, float]
+
+
+def require_pace(pace_hz: float | None) -> None:
+    """Raise `InputError` for calls a second that nobody makes; None is back to back."""
+    if pace_hz is not None and not 0 < pace_hz <= MAX_PACE_HZ:
+        raise InputError(f"a pace of {pace_hz} calls a second; expected more than 0, at most {MAX_PACE_HZ:g}.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class NetworkTiming:
     def __post_init__(self) -> None:
         if not self.medians_us or not all(0 < value <= LONGEST_US for value in self.medians_us):
             raise InputError(f"timing of {self.network}: {self.medians_us}; expected positive microseconds.")
+        require_pace(self.pace_hz)
 
     @cached_property
     def median_us(self) -> float:
@@ -107,15 +117,23 @@ class CostModel:
     networks: int
 
     def __post_init__(self) -> None:
+        require_pace(self.pace_hz)
+        if len(self.coefficients) > MAX_COEFFICIENTS or len(self.covariance) > MAX_COEFFICIENTS:
+            raise InputError(f"cost model of {self.setting}: expected at most {MAX_COEFFICIENTS} coefficients.")
+        if {len(self.coefficients)} != {len(self.covariance), *map(len, self.covariance)}:
+            raise InputError(f"cost model of {self.setting}: coefficients and covariance do not fit together.")
         figures = (*self.coefficients.values(), *sum(self.covariance, ()), self.spread_pct, self.residual_pct)
         if not all(math.isfinite(figure) and abs(figure) <= LONGEST_US for figure in figures):
             raise InputError(f"cost model of {self.setting}: a coefficient is no plausible number: {figures}.")
-        if {len(self.coefficients)} != {len(self.covariance), *map(len, self.covariance)}:
-            raise InputError(f"cost model of {self.setting}: coefficients and covariance do not fit together.")
+        if self.spread_pct < 0 or self.residual_pct < 0:
+            raise InputError(f"cost model of {self.setting}: errors of {self.spread_pct} and {self.residual_pct} %.")
 
     def latency_us(self, features: Features) -> float:
-        """The latency of a network with these features."""
-        return sum(value * features.get(name, 0.0) for name, value in self.coefficients.items())
+        """The latency of a network with these features; raises `InputError` where the model makes nonsense of them."""
+        found = sum(value * features.get(name, 0.0) for name, value in self.coefficients.items())
+        if not 0 < found < math.inf:
+            raise InputError(f"the cost model of {self.setting} gives a network {found} us; calibrate the table again.")
+        return found
 
     def interval_us(self, features: Features) -> tuple[float, float]:
         """What holds `COVERAGE_PCT` of such networks."""

@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from latencykit.calibration import require_pace
+from latencykit.errors import InputError
 from latencykit.kernels import Kernel
 from latencykit.macro import Macro
 from latencykit.schema import to_json
-from latencykit.space import CellType
+from latencykit.space import CellType, cell_edges
 from latencykit.spec import Operation, Shape, operation_to_json
 
 Level = Literal["isolated", "kernel", "edge"]
@@ -50,6 +52,16 @@ class Edge:
     index: int
     candidate: str
     pace_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cell_type is None:
+            there = (self.index, self.candidate) == (0, "")
+        else:
+            edges = cell_edges(self.cell_type, self.macro.cell_nodes)
+            there = 0 <= self.index < len(edges) and self.candidate in edges[self.index].candidates
+        if not there:
+            raise InputError(f"{self.cell_type} has no edge {self.index} with a candidate {self.candidate[:80]!r}.")
+        require_pace(self.pace_hz)
 
     def __str__(self) -> str:
         rhythm = f" at {self.pace_hz:g} Hz" if self.pace_hz else ""

@@ -89,11 +89,11 @@ class Measurement:
                 f"{MAX_PROCESSES} and {MAX_SAMPLES}."
             )
         for samples in self.samples_us:
-            for value in samples:
-                if not SHORTEST_US <= value <= LONGEST_US:
-                    raise InputError(
-                        f"a measurement's sample is {value} us; expected a positive number, at most {LONGEST_US:g}."
-                    )
+            if not (min(samples) >= SHORTEST_US and max(samples) <= LONGEST_US and math.isfinite(sum(samples))):
+                wrong = next(value for value in samples if not SHORTEST_US <= value <= LONGEST_US)
+                raise InputError(
+                    f"a measurement's sample is {wrong} us; expected a positive number, at most {LONGEST_US:g}."
+                )
 
     @property
     def processes(self) -> int:
