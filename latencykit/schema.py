@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -52,20 +53,32 @@ def naming(where: str) -> Iterator[None]:
 
 
 def _refuse_unknown(cls: Any, data: dict[str, Any], where: str) -> None:
-    known = {f.name for f in fields(cls)}
-    if unknown := sorted(set(map(str, data)) - known):
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+    known, _ = _fields(cls)
+    if not data.keys() <= known:
+        unknown = min(set(map(str, data)) - known)
+        raise InputError(f"{where}: unknown field {unknown!r}; known are {', '.join(sorted(known))}.")
+
+
+@cache
+def _fields(cls: Any) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Names of a dataclass's fields, and of those among them that may hold dataclasses."""
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]
+    return frozenset(names), tuple(name for name in names if _mentions_dataclass(hints[name]))
+
+
+def _mentions_dataclass(hint: Any) -> bool:
+    return is_dataclass(hint) or any(map(_mentions_dataclass, get_args(hint)))
 
 
 def _refuse_unknown_within(value: Any, data: Any, where: str) -> None:
     """Walk a decoded value beside its data, since msgspec ignores what a nested dataclass does not know."""
-    if value is data:  # plain data that nothing describes
-        return
     if is_dataclass(value) and isinstance(data, dict):
-        _refuse_unknown(value, data, where)
-        for name, part in data.items():
-            if isinstance(part, _NESTED):
-                _refuse_unknown_within(getattr(value, name), part, f"{where}: {name}")
+        cls: Any = type(value)
+        _refuse_unknown(cls, data, where)
+        for name in _fields(cls)[1]:
+            if name in data:
+                _refuse_unknown_within(getattr(value, name), data[name], f"{where}: {name}")
     elif isinstance(value, list | tuple) and isinstance(data, list | tuple):
         for index, (item, part) in enumerate(zip(value, data, strict=True)):
             if isinstance(part, _NESTED):
