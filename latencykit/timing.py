@@ -40,7 +40,7 @@ def sample_us(
 def slowed(call: Callable[[], object], percent: float, clock: Clock = time.perf_counter_ns) -> Callable[[], None]:
     """A call that waits at work behind each call: `PLANTING_NS`, and `percent` of that and of what the call took.
 
-    The wait is real time within the timed block, so that the whole way from there to a verdict can be tested. Against the
+    The wait is real time within the timed block, so the whole way from there to a verdict can be tested. Against the
     same call with 0 percent it takes that much longer; the fixed wait hides how long a look at the clock takes.
     """
     share = percent / 100
