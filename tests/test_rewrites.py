@@ -37,14 +37,17 @@ from benchmarks.rewriting.runs import Models, Results, Run, judge, load, make_mo
 from benchmarks.rewriting.variants import VARIANTS, Variant, as_lowered, edited, padded, with_macro
 from latencykit.architecture import network_graph
 from latencykit.baselines import Baseline
+from latencykit.bench import Sample
 from latencykit.errors import InputError, LatencyKitError, NotComparableError
 from latencykit.graph import Graph, Node, chain
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
+from latencykit.measurement import Protocol
 from latencykit.primitives import PRIMITIVES
 from latencykit.runtime import Session, Setting
 from latencykit.space import CELL_TYPES, Architecture, cell_edges
 from latencykit.spec import Add, Conv, ConvTranspose, Entropy, Resize
+from latencykit.worker import Item
 
 FREE = Setting(threads=1, pinned=False)
 SMALL = Macro(image_size=64, segmentation_widths=(4, 8, 16), quality_widths=(8, 8))
@@ -327,7 +330,12 @@ def test_another_macro_keeps_the_choices():
 def some_runs(ratio: float, count: int = 3, stride: int = 1) -> tuple[Run, ...]:
     """Runs of two networks in which the second variant takes `ratio` times as long, each process of another speed."""
     return tuple(
-        Run(stride, 1, {"net0/a": speed, "net0/b": ratio * speed, "net1/a": 2 * speed, "net1/b": 2 * ratio * speed})
+        Run(
+            stride,
+            1,
+            {"net0/a": speed, "net0/b": ratio * speed, "net1/a": 2 * speed, "net1/b": 2 * ratio * speed},
+            70.0,
+        )
         for speed in np.linspace(900, 1300, count).tolist()
     )
 
@@ -422,11 +430,11 @@ def test_a_stopped_measurement_goes_on_and_measures_nothing_twice(
     asked: list[tuple[int, int, str]] = []
     stop_at = 3
 
-    def fake(models: Models, variants: set[str], stride: int, threads: int, seed: int, advance: object) -> Run:
+    def fake(models: Models, variants: set[str], stride: int, threads: int, earlier: object, advance: object) -> Run:
         if len(asked) == stop_at:
             raise KeyboardInterrupt
         asked.append((stride, threads, "".join(sorted(variants))))
-        return Run(stride, threads, {key: 1000.0 for key in models.paths if key[-1] in variants})
+        return Run(stride, threads, {key: 1000.0 for key in models.paths if key[-1] in variants}, 70.0)
 
     monkeypatch.setattr(rewrites, "measure_run", fake)
     pair, path = replace(PAIR, strides=(1, 4)), tmp_path / "rewrites.json"
@@ -440,6 +448,23 @@ def test_a_stopped_measurement_goes_on_and_measures_nothing_twice(
     later = replace(pair, title="Later", after="c", same_function=False)
     rewrites.measure(path, results, [pair, later], [1], 1)
     assert asked[8:] == [(1, 1, "ac"), (4, 1, "ac")]
+
+
+def test_a_run_leaves_out_what_was_timed_while_the_machine_was_slow(monkeypatch: pytest.MonkeyPatch):
+    def slow_for_b(items: list[Item], setting: Setting, protocol: Protocol, seed: int, reference_us: float | None):
+        assert (setting, seed, reference_us) == (Setting(2), 3, 60.0)
+        for item in items:
+            sentinel_us = (66.0, 90.0) if item.id == "net0/b" else (66.0, 67.0)
+            yield Sample(item.id, 0, (1.0, 3.0, 2.0), ("0",), None, 0.1, sentinel_us)
+
+    monkeypatch.setattr(runs, "measure_items", slow_for_b)
+    models = Models({name: Path(name) for name in ("net0/a", "net0/b", "net0/c", "net1/b")}, {})
+    earlier = [
+        replace(run, threads=threads, sentinel_us=us)
+        for run, threads, us in zip(some_runs(1.0), (2, 2, 1), (60.0, 64.0, 50.0), strict=True)
+    ]
+    found = runs.measure_run(models, {"a", "b"}, 1, 2, earlier)
+    assert found == Run(1, 2, {"net0/a": 2.0, "net1/b": 2.0}, 66.0)
 
 
 def test_the_report_names_every_rewrite_once_with_its_verdicts(monkeypatch: pytest.MonkeyPatch):
