@@ -19,10 +19,10 @@ from latencykit.measurement import MAX_PROCESSES, MAX_SAMPLES, Measurement
 from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import template
-from latencykit.table import load_table
+from latencykit.table_file import load_table
 from tests.latencykit.made_up import relu_kernel
 from tests.latencykit.running import SMALL
-from tests.latencykit.test_table import changed, frozen, signed, write
+from tests.latencykit.test_table_file import changed, frozen, signed, write
 
 FROZEN = json.dumps(frozen())
 LOADERS: dict[str, tuple[Callable[[Path], object], str]] = {
