@@ -21,7 +21,7 @@ from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.space import Architecture, instantiate
 from latencykit.table import Table, make_row
-from latencykit.table_file import load_table
+from latencykit.table_file import load_table, save_table
 
 PAPER = Macro()
 ONE = Setting(threads=1)
@@ -81,5 +81,5 @@ def test_fit_the_costs_of_a_search(benchmark: BenchmarkFixture, architectures: l
 
 
 def test_load_a_table(benchmark: BenchmarkFixture, table: Table, tmp_path: Path) -> None:
-    table.save(tmp_path / "table.json")
+    save_table(table, tmp_path / "table.json")
     assert benchmark(load_table, tmp_path / "table.json").rows

@@ -7,6 +7,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,20 +67,27 @@ def network_kernels(architecture: Architecture) -> Counter[Kernel]:
 def lower_all(
     architectures: Sequence[Architecture], advance: Callable[[], object] = lambda: None
 ) -> list[Counter[Kernel]]:
-    """`network_kernels` of many, in their order, on all processors."""
+    """`network_kernels` of many, in their order, on all processors.
+
+    Processes that cannot be started or end early, as under a script that may not be imported, leave the rest to this
+    one.
+    """
+    found: dict[int, Counter[Kernel]] = {}
     workers = len(allowed_cpus())
-    if len(architectures) < PARALLEL_FROM or workers < 2:
-        found = []
-        for architecture in architectures:
-            found.append(network_kernels(architecture))
+    if len(architectures) >= PARALLEL_FROM and workers > 1:
+        with suppress(BrokenProcessPool), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            try:
+                futures = {pool.submit(network_kernels, each): index for index, each in enumerate(architectures)}
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    advance()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    for index, architecture in enumerate(architectures):
+        if index not in found:
+            found[index] = network_kernels(architecture)
             advance()
-        return found
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(network_kernels, architecture) for architecture in architectures]
-        for future in as_completed(futures):
-            future.result()
-            advance()
-        return [future.result() for future in futures]
+    return [found[index] for index in range(len(architectures))]
 
 
 def plain_networks(macro: Macro) -> list[Architecture]:

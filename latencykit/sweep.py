@@ -182,7 +182,7 @@ def build(
         plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
     journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
-    table = plan.table or Table(cpu, runtime, to_json(verdict), ())
+    table = plan.table or Table(cpu, runtime, _plain(verdict), ())
     if plan.table is not None and plan.settings:
         table = replace(table, doctor=_both(table.doctor, verdict))
     repeated, timed_s = 0, 0.0
@@ -323,9 +323,15 @@ def key_model(key: Timed) -> bytes:
     return bytes(graph_to_onnx(chain(key.operations, key.inputs)).SerializeToString())
 
 
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a file gives it back."""
+    found: dict[str, Any] = json.loads(json.dumps(to_json(verdict)))
+    return found
+
+
 def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     """Two verdicts of one machine, at two builds: fit if it was both times, and every reason of either."""
-    later = to_json(verdict)
+    later = _plain(verdict)
     reasons = [*doctor.get("reasons", []), *later["reasons"]]
     unique = {json.dumps(reason, sort_keys=True): reason for reason in reasons}
     return {**later, "fit": doctor.get("fit") is True and verdict.fit, "reasons": list(unique.values())}

@@ -23,7 +23,7 @@ from latencykit.space import template
 from latencykit.table_file import TABLE_SCHEMA, load_table
 from tests.latencykit.made_up import relu_kernel
 from tests.latencykit.running import SMALL
-from tests.latencykit.test_table import changed, frozen, signed, write
+from tests.latencykit.test_table_file import changed, frozen, signed, write
 
 FROZEN = json.dumps(frozen())
 LOADERS: dict[str, tuple[Callable[[Path], object], str]] = {
