@@ -23,8 +23,15 @@ MAX_SAMPLES, MAX_PROCESSES = 5_000, 2_000
 SPREAD_LIMIT_PCT = 10.0
 """Interquartile range over the median above which a figure is called noisy (torch.utils.benchmark's limit)."""
 PROCESS_SPREAD_LIMIT_PCT = 10.0
+FASTEST_PACE_HZ = 1e6
 DRIFT_LIMIT_PCT = 5.0
 """Change between the first and the second half of a process's samples above which warm-up was too short."""
+
+
+def require_pace(what: str, pace_hz: float | None) -> None:
+    """Raise `InputError` where that is no rhythm; None is back to back."""
+    if pace_hz is not None and not 0 < pace_hz <= FASTEST_PACE_HZ:
+        raise InputError(f"{what}: {pace_hz} calls a second; expected more than 0, at most {FASTEST_PACE_HZ:g}.")
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,7 @@ def build(
     journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
     table = plan.table or Table(verdict.cpu, runtime, to_json(verdict), ())
     if plan.table is not None and plan.settings:
-        parents = (*table.parents, table_checksum(table))
-        table = replace(table, doctor=_both(table.doctor, verdict), parents=parents)
+        table = replace(table, doctor=_both(table.doctor, verdict))
     repeated, timed_s = 0, 0.0
     try:
         for setting in plan.settings:
@@ -192,7 +191,9 @@ def build(
             samples = journal.samples(setting)
             repeated += len(samples) - len(steadiest(samples))
             timed_s += sum(sample.timed_s for sample in samples[before:])
-        table = fit(table) if plan.settings else replace(table, networks=_merged(table.networks, plan.networks))
+        table = fit(replace(table, networks=_merged(table.networks, plan.networks)))
+        if plan.table is not None and table != plan.table:
+            table = replace(table, parents=(*table.parents, table_checksum(plan.table)))
     except KeyboardInterrupt as stop:
         raise InterruptedRunError(
             f"stopped; what was measured is in {journal.path}, the same command resumes"
@@ -215,18 +216,16 @@ def _measure_setting(
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
     models = {key_id(key): (key_model(key), isinstance(key, Kernel)) for key in keys if not _is_defined(key)}
-    batches = {protocol: models}
+    batches = [(protocol, models)]
     for pace_hz in (None, PACE_HZ):
         names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
-        batches[network_protocol(pace_hz)] = {
-            timing_id(network.id, pace_hz): (network_model(network), False)
-            for network in plan.networks
-            if network.id in names
-        }
+        timed = (network for network in plan.networks if network.id in names)
+        networks = {timing_id(network.id, pace_hz): (network_model(network), False) for network in timed}
+        batches.append((network_protocol(pace_hz), networks))
     reference_us = table.reference_us(setting)
-    if any(batches.values()) and (reference_us or journal.samples(setting)):
+    if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
-    for rhythm, batch in batches.items():
+    for rhythm, batch in batches:
         _measure_batch(batch, setting, rhythm, reference_us, journal, advance)
     measured = collect(journal.samples(setting))
     rows = [
@@ -244,8 +243,10 @@ def _measure_setting(
 
 
 def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> tuple[LoweredNetwork, ...]:
-    known = {network.id for network in held}
-    return (*held, *(network for network in more if network.id not in known))
+    found = {network.id: network for network in held}
+    for network in more:
+        found.setdefault(network.id, network)
+    return tuple(found.values())
 
 
 def _measure_batch(
@@ -289,7 +290,8 @@ def network_model(network: LoweredNetwork) -> bytes:
 
 def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
     """The drift through a build, thinned out evenly; of the steadiest samples only."""
-    seen = [figure for sample in steadiest(journal.samples(setting)).values() for figure in sample.sentinel_us]
+    steady = steadiest(journal.samples(setting)).values()
+    seen = [round(figure, 3) for sample in steady for figure in sample.sentinel_us]
     return [Sentinel(setting, tuple(seen[:: math.ceil(len(seen) / KEPT_SENTINELS)]))] if seen else []
 
 

@@ -28,7 +28,8 @@ from latencykit.topology import check_threads
 FILE = click.Path(path_type=Path)
 stride_option = click.option("--stride", type=int, help="Input stride of both networks; overrides --macro's.")
 macro_option = click.option("--macro", "macro_path", type=FILE, help="JSON file of a macro configuration.")
-pace_option = click.option("--pace", type=float, help="Calls a second; without it back to back.")
+PACE = click.FloatRange(min=0, min_open=True)
+pace_option = click.option("--pace", type=PACE, help="Calls a second; without it back to back.")
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -68,7 +69,7 @@ def kernels_for(table: Table, path: Path) -> Mapping[Kernel, int]:
     """
     known = table.network(_name_of(path))
     if known is None:
-        table.require_same_instructions(read_cpu())
+        table.require_same_kernels(read_cpu(), {"onnxruntime": runtime_version()})
         known = lowered_model(path)
     return known.kernels
 
