@@ -1,5 +1,6 @@
 """JSON loaders against files made to break them: only this project's own error comes out, with the file's name."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -22,9 +23,33 @@ from latencykit.space import template
 from latencykit.table_file import TABLE_SCHEMA, load_table
 from tests.latencykit.made_up import relu_kernel
 from tests.latencykit.running import SMALL
-from tests.latencykit.test_table import changed, frozen, signed, write
 
-FROZEN = json.dumps(frozen())
+FROZEN = (Path(__file__).parent / "fixtures/table_schema1.json").read_text(encoding="utf-8")
+
+
+def frozen() -> dict[str, Any]:
+    return json.loads(FROZEN)
+
+
+def signed(data: dict[str, Any]) -> dict[str, Any]:
+    """Table data with the checksum that fits them, so that a test gets behind that check."""
+    content = {key: value for key, value in data.items() if key != "checksum"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {**content, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The frozen table with its first row changed."""
+    data = frozen()
+    data["rows"][0] |= changes
+    return signed(data)
+
+
+def write(path: Path, data: Any) -> Path:
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
 LOADERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "table": (load_table, FROZEN),
     "macro": (lambda path: read_macro(str(path)), json.dumps(asdict(SMALL))),
