@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from latencykit.coverage import COVERAGE_SEED, lower_all
 from latencykit.errors import UsageError
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Level, Primitive
 from latencykit.macro import Macro
@@ -108,7 +108,7 @@ def cost(
         raise UsageError(f"a search has no costs of level {level!r}; use 'edge' or 'isolated'.")
     if table.has_edges(setting, macro, pace_hz):
         return _stored_costs(table, setting, macro, pace_hz)
-    table.require_same_kernels(read_cpu(), {"onnxruntime": runtime_version()})
+    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
     return fit_edges(table, setting, lower_samples(macro, networks, advance), pace_hz)
 
 
