@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from latencykit.coverage import COVERAGE_SEED, lower_all
 from latencykit.errors import UsageError
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Level, Primitive
 from latencykit.macro import Macro
@@ -30,7 +30,8 @@ from latencykit.table import Row, Table
 
 CANDIDATES = 5
 """Width of a cost array: the most candidates that an edge has (Table I)."""
-FIT_NETWORKS = 240
+FIT_NETWORKS = 480
+HELD_OUT_NETWORKS = 60
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6
 
@@ -93,7 +94,7 @@ def cost(
         pace_hz: calls a second; None is back to back.
         level: `edge`, read from the table or fitted here without timing where it has none for this configuration; or
             `isolated`, whose rows are read as they are.
-        networks: sampled networks to fit to, a fifth more to find the residual.
+        networks: sampled networks to fit to; others find the residual.
         advance: called after each network.
 
     Raises:
@@ -107,31 +108,32 @@ def cost(
         raise UsageError(f"a search has no costs of level {level!r}; use 'edge' or 'isolated'.")
     if table.has_edges(setting, macro, pace_hz):
         return _stored_costs(table, setting, macro, pace_hz)
-    table.require_same_kernels(read_cpu(), {"onnxruntime": runtime_version()})
+    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
     return fit_edges(table, setting, lower_samples(macro, networks, advance), pace_hz)
 
 
 @dataclass(frozen=True)
 class LoweredSamples:
-    """Sampled architectures with the kernels that they run; the last sixth is for the residual."""
+    """Sampled architectures with the kernels that they run; those after the first `fitted` are for the residual."""
 
     architectures: tuple[Architecture, ...]
     kernels: tuple[Mapping[Kernel, int], ...]
+    fitted: int
 
 
 def lower_samples(
     macro: Macro, networks: int = FIT_NETWORKS, advance: Callable[[], object] = lambda: None
 ) -> LoweredSamples:
     """Lower the networks that edge costs are fitted to, on this CPU; the same for every setting and rhythm."""
-    architectures = sample_architectures(macro, networks + networks // 5, FIT_SEED)
-    return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)))
+    architectures = sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
+    return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)), networks)
 
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:
     """Edge costs fitted to what the table predicts of whole networks."""
     predicted = [predict_kernels(table, setting, kernels, pace_hz=pace_hz).latency_us for kernels in samples.kernels]
-    networks = round(len(predicted) / 1.2)
-    return replace(fit_costs(samples.architectures, np.array(predicted) / 1000, networks), pace_hz=pace_hz)
+    costs = fit_costs(samples.architectures, np.array(predicted) / 1000, samples.fitted)
+    return replace(costs, pace_hz=pace_hz)
 
 
 def edge_rows(costs: SearchCosts, setting: Setting, macro: Macro) -> list[Row]:

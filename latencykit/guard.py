@@ -23,6 +23,8 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
+MOST_CHARACTERS = 1000
+"""Of an error that comes out of the process."""
 Task = Literal["check", "run", "kernels"]
 """Check what the model holds; also have onnxruntime load it and run it once; also cut out its kernels."""
 
@@ -89,6 +91,11 @@ def perform(task: Task, setting: dict[str, Any], model: bytes) -> dict[str, Any]
     return {}
 
 
+def printable(text: str) -> str:
+    """The beginning of a text that may quote what is not to be trusted, fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_CHARACTERS])
+
+
 def main() -> None:
     """Read a job and a model, print the answer."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answer:
@@ -98,7 +105,7 @@ def main() -> None:
         try:
             found |= perform(job["task"], job["setting"], sys.stdin.buffer.read())
         except LatencyKitError as error:
-            found["error"] = str(error)
+            found["error"] = printable(str(error))
         except MemoryError:
             found["error"] = f"it needs more than {job['limits']['memory_bytes'] >> 20} MiB of memory."
         json.dump(found, answer, allow_nan=False)

@@ -24,6 +24,7 @@ from latencykit.errors import InputError, InterruptedRunError, NotComparableErro
 from latencykit.files import TEMPORARY, remove_leftovers, write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
+from latencykit.instructions import as_used
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx
@@ -40,7 +41,7 @@ SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
 SECONDS_A_PACED_SET = 0.7
-CALIBRATION_PROTOCOL = Protocol(samples=12, block_us=0, warmup_ms=20, processes=3)
+CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=20, processes=5)
 PACED_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=20, processes=2)
 PACE_HZ = 30.0
 """The on-the-fly case (design 13)."""
@@ -176,11 +177,12 @@ def build(
     """
     begin_s = time.perf_counter()
     runtime = {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
+    cpu = as_used(verdict.cpu)
     if plan.table is not None:
-        plan.table.require_same_machine(verdict.cpu, runtime)
+        plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
-    journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
-    table = plan.table or Table(verdict.cpu, runtime, _plain(verdict), ())
+    journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
+    table = plan.table or Table(cpu, runtime, _plain(verdict), ())
     if plan.table is not None and plan.settings:
         table = replace(table, doctor=_both(table.doctor, verdict))
     repeated, timed_s = 0, 0.0

@@ -171,7 +171,7 @@ def _table(file: _TableFile, path: Path) -> Table:
         LoweredNetwork(
             network.id,
             None if network.architecture is None else architecture_from_json(network.architecture, f"{where}: network"),
-            {_listed(kernels, index, "kernel", where): count for index, count in network.kernels},
+            _counts(network, kernels, where),
         )
         for network in file.networks
     )
@@ -197,6 +197,13 @@ def _table(file: _TableFile, path: Path) -> Table:
         file.parents,
         path,
     )  # fmt: skip
+
+
+def _counts(network: _NetworkFile, kernels: Sequence[Kernel], where: str) -> dict[Kernel, int]:
+    counts = {_listed(kernels, index, "kernel", where): count for index, count in network.kernels}
+    if len(counts) < len(network.kernels):
+        raise InputError(f"{where}: network {network.id} lists a kernel twice.")
+    return counts
 
 
 def _listed(items: Sequence[T], index: int, what: str, where: str) -> T:

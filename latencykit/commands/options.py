@@ -15,7 +15,7 @@ from latencykit.coverage import stride_macros
 from latencykit.doctor import Verdict
 from latencykit.errors import UnfitError, UsageError
 from latencykit.files import read_bytes
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
@@ -69,7 +69,7 @@ def kernels_for(table: Table, path: Path) -> Mapping[Kernel, int]:
     """
     known = table.network(_name_of(path))
     if known is None:
-        table.require_same_kernels(read_cpu(), {"onnxruntime": runtime_version()})
+        table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
         known = lowered_model(path)
     return known.kernels
 
@@ -83,7 +83,7 @@ def _name_of(path: Path) -> str:
 def table_of_this_machine(path: Path) -> Table:
     """A table that this machine's timing may be held against; raises `NotComparableError`."""
     table = load_table(path)
-    table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
+    table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
     return table
 
 
