@@ -57,7 +57,7 @@ def measure(path: Path, results: Results, chosen: list[Rewrite], threads: list[i
                         found = lacking(stride, count, upto)
                         if found:
                             variants = {v for rewrite in found for v in (rewrite.before, rewrite.after)}
-                            run = measure_run(models, variants, stride, count, len(results.runs), advance)
+                            run = measure_run(models, variants, stride, count, results.runs, advance)
                             results = with_run(results, run, models)
                             save(path, results)
     return results

@@ -164,13 +164,13 @@ def _row_to_json(row: Row, settings: Sequence[Setting], macros: Sequence[Macro])
 
 
 def _table(file: _TableFile, path: Path) -> Table:
-    where = str(path)
-    rows = tuple(_row_from_json(row, file, f"{where}: row {i}") for i, row in enumerate(file.rows))
+    where = "the table"
+    rows = tuple(_row_from_json(row, file, f"row {i}") for i, row in enumerate(file.rows))
     kernels = list(dict.fromkeys(row.key for row in rows if isinstance(row.key, Kernel)))
     networks = tuple(
         LoweredNetwork(
             network.id,
-            None if network.architecture is None else architecture_from_json(network.architecture, f"{where}: network"),
+            None if network.architecture is None else architecture_from_json(network.architecture, "a network"),
             _counts(network, kernels, where),
         )
         for network in file.networks
@@ -189,7 +189,7 @@ def _table(file: _TableFile, path: Path) -> Table:
         tuple(
             CostModel(
                 _listed(file.settings, m.setting, "setting", where),
-                m.pace_hz, m.coefficients, m.covariance, m.spread_pct, m.residual_pct, m.networks,
+                m.pace_hz, m.coefficients, m.covariance, m.spread_pct, m.residual_pct, m.networks, m.spread_by_latency,
             )
             for m in file.models
         ),
@@ -297,6 +297,7 @@ class _ModelFile:
     spread_pct: float
     residual_pct: float
     networks: int
+    spread_by_latency: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

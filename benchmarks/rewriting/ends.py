@@ -23,23 +23,20 @@ def without_layout_end(model: Editable) -> int:
     return len(found)
 
 
-def entropy_of_logarithm(model: Editable) -> int:
-    """H(z) of a two-class logit without `Softplus`: with a = |z|, H = a sigmoid(-a) - log sigmoid(a), as it is even."""
-    found = model.of_kind("Softplus")
-    for softplus in found:
-        difference = model.only_reader(softplus.output[0], "Sub")
-        assert difference is not None
-        scale = model.only_reader(difference.output[0], "Mul")
+def entropy_of_softplus(model: Editable) -> int:
+    """H(z) = softplus(z) - z sigmoid(z), over ln 2: the shorter form of a two-class logit's entropy."""
+    found = model.of_kind("Log")
+    for logarithm in found:
+        total = model.only_reader(logarithm.output[0], "Add")
+        assert total is not None
+        scale = model.only_reader(total.output[0], "Mul")
         assert scale is not None
-        logit, name = softplus.input[0], scale.output[0]
+        size = model.nodes[model.nodes[logarithm.input[0]].input[0]]
+        logit, name = size.input[0], scale.output[0]
         model.remove(scale)
-        size = model.op("Abs", [logit], f"{name}/size")
-        negative = model.op("Neg", [size], f"{name}/negative")
-        small = model.op("Sigmoid", [negative], f"{name}/small")
-        expected = model.op("Mul", [negative, small], f"{name}/minus_expected")
-        surprise = model.op("Log", [model.op("Sigmoid", [size], f"{name}/large")], f"{name}/minus_surprise")
-        nats = model.op("Add", [expected, surprise], f"{name}/minus_nats")
-        bits = model.constant(f"{name}/minus_bits", np.array(-1 / math.log(2), np.float32))
+        expected = model.op("Mul", [logit, model.op("Sigmoid", [logit], f"{name}/probability")], f"{name}/mean")
+        nats = model.op("Sub", [model.op("Softplus", [logit], f"{name}/softplus"), expected], f"{name}/nats")
+        bits = model.constant(f"{name}/bits", np.array(1 / math.log(2), np.float32))
         model.op("Mul", [nats, bits], name)
     return len(found)
 
@@ -68,7 +65,7 @@ def softmax_for_sigmoid(model: Editable) -> int:
             _channel(model, two[logit], logit)
     changed = 0
     for sigmoid in model.of_kind("Sigmoid"):
-        if sigmoid.input[0] in two and not sigmoid.output[0].endswith("uncertainty/probability"):
+        if sigmoid.input[0] in two:
             model.remove(sigmoid)
             name = sigmoid.output[0]
             _channel(model, model.op("Softmax", [two[sigmoid.input[0]]], f"{name}/softmax", axis=1), name)

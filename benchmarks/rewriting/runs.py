@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.rewriting.catalogue import REWRITES, Rewrite
 from benchmarks.rewriting.variants import VARIANTS, Family, networks
-from latencykit.bench import measure_items
+from latencykit.bench import collect, gather, measure_items, steady_limit_us
 from latencykit.errors import LatencyKitError, NotComparableError
 from latencykit.files import write_json
-from latencykit.measurement import Measurement, Protocol
+from latencykit.measurement import Protocol
 from latencykit.runtime import Session, Setting
 from latencykit.schema import decode, read_json
 from latencykit.worker import Item
@@ -37,11 +36,17 @@ Verdict = Literal["WINS", "SAME", "LOSES"]
 
 @dataclass(frozen=True)
 class Run:
-    """One measuring process: the median of every model in it, microseconds, by `network/variant`."""
+    """One measuring process.
+
+    Attributes:
+        medians_us: of every model that was timed in the machine's fast state, by `network/variant`.
+        sentinel_us: the fastest sentinel, what the next run of as many threads is held against.
+    """
 
     stride: int
     threads: int
     medians_us: Mapping[str, float]
+    sentinel_us: float
 
 
 @dataclass(frozen=True)
@@ -173,18 +178,21 @@ def measure_run(
     variants: set[str],
     stride: int,
     threads: int,
-    seed: int,
-    advance: Callable[[], object] = lambda: None,
+    earlier: Sequence[Run],
+    advance: Callable[[str], object] = lambda name: None,
 ) -> Run:
-    """One fresh process that times these variants of all networks, in an order of its own."""
+    """One fresh process that times these variants of all networks, in an order of its own.
+
+    What was timed while the machine was slow is timed again, and left out if it still was (`measure_items`).
+    """
     items = [Item(key, str(path)) for key, path in models.paths.items() if key.partition("/")[2] in variants]
-    medians: dict[str, float] = {}
-    protocol = PROTOCOLS[stride]
-    with closing(measure_items(items, Setting(threads), protocol, seed=seed)) as samples:
-        for sample in samples:
-            medians[sample.id] = round(Measurement((sample.samples_us,)).median_us, 3)
-            advance()
-    return Run(stride, threads, medians)
+    reference = min((run.sentinel_us for run in earlier if run.threads == threads), default=None)
+    facts = {"seed": len(earlier), "reference_us": reference}
+    samples = gather(measure_items(items, Setting(threads), PROTOCOLS[stride], **facts), advance)
+    limit_us = steady_limit_us(samples, reference)
+    steady = [sample for sample in samples if sample.state_us <= limit_us]
+    medians = {name: round(found.median_us, 3) for name, found in collect(steady).items()}
+    return Run(stride, threads, medians, min(min(sample.sentinel_us) for sample in samples))
 
 
 def missing(results: Results, rewrites: Sequence[Rewrite], stride: int, threads: int, rounds: int) -> list[Rewrite]:

@@ -21,7 +21,7 @@ from benchmarks.rewriting.changes import (
 from benchmarks.rewriting.edit import Array, Editable
 from benchmarks.rewriting.ends import (
     count_padding_in,
-    entropy_of_logarithm,
+    entropy_of_softplus,
     pooled_image_as_convolution,
     resize_as_products,
     softmax_for_sigmoid,
@@ -122,7 +122,7 @@ VARIANTS: Mapping[str, Variant] = {
     "as lowered": as_lowered,
     "ReLU after sums": AFTER_SUM,
     "softmax": edited(softmax_for_sigmoid),
-    "entropy by log": edited(entropy_of_logarithm),
+    "softplus": edited(entropy_of_softplus),
     "subpixel": edited(*SUBPIXEL),
     "stuffed, resize": edited(partial(transposed_as_stuffed, how="resize")),
     "stuffed, pad": edited(partial(transposed_as_stuffed, how="pad")),
@@ -142,5 +142,5 @@ VARIANTS: Mapping[str, Variant] = {
     "no concatenation": edited(concat_as_sum),
     "one sum": edited(sums_as_one),
     "padding counted": edited(count_padding_in),
-    "together": edited(*PACKED, entropy_of_logarithm, resize_as_products, pooled_image_as_convolution),
+    "together": edited(*PACKED, resize_as_products, pooled_image_as_convolution),
 }

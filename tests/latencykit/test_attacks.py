@@ -1,5 +1,6 @@
 """JSON loaders against files made to break them: only this project's own error comes out, with the file's name."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -16,16 +17,39 @@ from latencykit.kernels import Kernel, KernelInput, kernel_from_json, kernel_mod
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import MAX_CELL_NODES, MAX_IMAGE_SIZE, MAX_LEVELS, MAX_WIDTH, Macro, read_macro
 from latencykit.measurement import MAX_PROCESSES, MAX_SAMPLES, Measurement
-from latencykit.predict import predict_kernels
 from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import template
 from latencykit.table_file import TABLE_SCHEMA, load_table
 from tests.latencykit.made_up import relu_kernel
 from tests.latencykit.running import SMALL
-from tests.latencykit.test_table_file import changed, frozen, signed, write
 
-FROZEN = json.dumps(frozen())
+FROZEN = (Path(__file__).parent / "fixtures/table_schema1.json").read_text(encoding="utf-8")
+
+
+def frozen() -> dict[str, Any]:
+    return json.loads(FROZEN)
+
+
+def signed(data: dict[str, Any]) -> dict[str, Any]:
+    """Table data with the checksum that fits them, so that a test gets behind that check."""
+    content = {key: value for key, value in data.items() if key != "checksum"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return {**content, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The frozen table with its first row changed."""
+    data = frozen()
+    data["rows"][0] |= changes
+    return signed(data)
+
+
+def write(path: Path, data: Any) -> Path:
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
 LOADERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "table": (load_table, FROZEN),
     "macro": (lambda path: read_macro(str(path)), json.dumps(asdict(SMALL))),
@@ -263,8 +287,9 @@ def edged(**change: Any) -> dict[str, Any]:
 
 
 def calibrated(**change: Any) -> dict[str, Any]:
-    """The frozen table's rows under the schema of today, with a network, its timing and a cost model, changed."""
-    data = {key: value for key, value in frozen().items() if key not in ("calibration", "validation")}
+    """The frozen table's measured rows with a network, its timing and a cost model, changed."""
+    data = frozen()
+    data["rows"] = [row for row in data["rows"] if row["level"] != "edge"]
     covariance = [[0.1, 0.0], [0.0, 0.1]]
     model = {"setting": 0, "pace_hz": None, "coefficients": {"call": 1.0, "sum_us": 1.0}, "covariance": covariance}
     data |= {
@@ -290,38 +315,27 @@ def test_the_tables_that_these_attacks_are_made_of_load(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (edged(macro=1), "names macro configuration 1"),
-        (edged(index=1), "None has no edge 1 with a candidate ''"),
-        (edged(cell_type="down", index=-1, candidate="max_pool"), "down has no edge -1"),
-        (edged(cell_type="down", index=10**6, candidate="max_pool"), "down has no edge 1000000"),
-        (edged(cell_type="down", candidate="explode"), "with a candidate 'explode'"),
-        (edged(pace_hz=0.0), "a pace of 0.0 calls a second"),
-        (edged(pace_hz=1e300), "a pace of 1e.300 calls a second"),
-        (calibrated(models__pace_hz=-1.0), "a pace of -1.0 calls a second"),
-        (calibrated(models__spread_pct=-2.0), "errors of -2.0"),
+        (edged(index=1), "no such edge or candidate"),
+        (edged(cell_type="down", index=-1, candidate="max_pool"), "edge -1 of down .* no such edge"),
+        (edged(cell_type="down", index=10**400, candidate="max_pool"), "edge a number of 1329 bits of down"),
+        (edged(cell_type="down", candidate="explode"), "'explode': no such edge or candidate"),
+        (edged(pace_hz=0.0), "edge: .*0.0"),
+        (edged(pace_hz=1e300), "edge: .*1e.300"),
+        (calibrated(models__pace_hz=-1.0), "cost model .*-1.0"),
+        (calibrated(models__spread_pct=-2.0), "an error of -2.0 %"),
         (calibrated(models__coefficients={}), "do not fit together"),
         (calibrated(models__coefficients={"call": 1e300, "sum_us": 1.0}), "no plausible number"),
-        (calibrated(models__covariance=[[0.0] * 2] * 200), "at most 100 coefficients"),
-        (calibrated(networks__kernels=[[0, 0]]), "runs .* 0 times; expected 1 to"),
-        (calibrated(networks__kernels=[[0, 10**400]]), "runs .* a number of 1329 bits times"),
+        (calibrated(networks__kernels=[[0, 0]]), "a kernel runs 0 times; expected 1 to"),
+        (calibrated(networks__kernels=[[0, 10**400]]), "a kernel runs a number of 1329 bits times"),
         (calibrated(networks__kernels=[[0, 1], [0, 2]]), "network n lists a kernel twice"),
         (calibrated(networks__kernels=[[10**6, 1]]), "names kernel 1000000"),
         (calibrated(networks__architecture={"schema": 1}), "missing required field"),
         (calibrated(timings__network="m"), "a timing of m, a network that is not listed"),
-        (calibrated(timings__medians_us=[]), "expected positive microseconds"),
-        (calibrated(timings__pace_hz=-3.0), "a pace of -3.0 calls a second"),
+        (calibrated(timings__medians_us=[]), "timing of n: .*without samples"),
+        (calibrated(timings__pace_hz=-3.0), "timing of n: .*-3.0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_calibrated_table_that_means_nothing_is_refused(data: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"t\.json.*{message}"):
         load_table(write(tmp_path / "t.json", data))
-
-
-@pytest.mark.parametrize("coefficients", [{"call": 0.0, "sum_us": 0.0}, {"call": -5.0, "sum_us": -1.0}])
-def test_a_cost_model_that_gives_no_time_at_all_is_refused_where_it_is_used(
-    coefficients: dict[str, float], tmp_path: Path
-) -> None:
-    table = load_table(write(tmp_path / "t.json", calibrated(models__coefficients=coefficients)))
-    kernels = table.networks[0].kernels
-    with pytest.raises(InputError, match="calibrate the table again"):
-        predict_kernels(table, table.settings[0], kernels)

@@ -1,5 +1,6 @@
 """The fuzzing of `benchmarks/fuzz.py`, short; and that it would find something."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -55,7 +56,7 @@ def test_another_exception_is_a_failure_with_its_bytes(fuzz: ModuleType, tmp_pat
     def broken(path: Path, number: int) -> None:
         raise KeyError("reasons")
 
-    monkeypatch.setitem(fuzz.LOADERS, "macro", fuzz.Loader(fuzz.macro_files, fuzz.mutate_json, broken))
+    monkeypatch.setitem(fuzz.LOADERS, "macro", dataclasses.replace(fuzz.LOADERS["macro"], use=broken))
     found = fuzz.attempt("macro", tmp_path / "x", 0)
     assert found["outcome"] == "failure"
     assert "KeyError" in found["why"]
