@@ -287,9 +287,8 @@ def edged(**change: Any) -> dict[str, Any]:
 
 
 def calibrated(**change: Any) -> dict[str, Any]:
-    """The frozen table's measured rows with a network, its timing and a cost model, changed."""
-    data = frozen()
-    data["rows"] = [row for row in data["rows"] if row["level"] != "edge"]
+    """The frozen table's rows under the schema of today, with a network, its timing and a cost model, changed."""
+    data = {key: value for key, value in frozen().items() if key not in ("calibration", "validation")}
     covariance = [[0.1, 0.0], [0.0, 0.1]]
     model = {"setting": 0, "pace_hz": None, "coefficients": {"call": 1.0, "sum_us": 1.0}, "covariance": covariance}
     data |= {
