@@ -12,17 +12,20 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -31,17 +34,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mutate import mutate_json, mutate_onnx, mutate_zip
+from mutate import mutate_bytes, mutate_json, mutate_onnx, mutate_zip
 from onnx import TensorProto, helper, numpy_helper
+from synthetic_kit import synthetic_result
 
 from latencykit.architecture import architecture_to_json, network_graph, read_architecture
 from latencykit.archive import read_archive, write_archive
 from latencykit.baselines import Baseline
 from latencykit.errors import InputError, LatencyKitError
+from latencykit.evidence import outlines_in
 from latencykit.files import write_json
 from latencykit.graph import chain
 from latencykit.guard import Limits, limit
 from latencykit.kernels import Kernel, kernel_from_json, kernel_model, kernels_of
+from latencykit.kit_ingest import ingest
+from latencykit.kit_plan import KIT_FORMAT, MANIFEST, KitPlan, manifest_of, plan_to_bytes
+from latencykit.kit_runner import open_kit
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
 from latencykit.outside import open_model
@@ -52,7 +60,7 @@ from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import instantiate, template
 from latencykit.spec import AvgPool, Conv, ConvTranspose, Linear, MaxPool, Resize
-from latencykit.table import load_table
+from latencykit.table_file import load_table, save_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FREE = Setting(threads=1, pinned=False)
@@ -91,7 +99,7 @@ def table_files() -> Sequence[bytes]:
             kept = {row.setting for row in rows}
             sentinels = tuple(sentinel for sentinel in whole.sentinels if sentinel.setting in kept)
             path = Path(scratch) / f"{count}.json"
-            replace(whole, rows=rows, sentinels=sentinels).save(path)
+            save_table(replace(whole, rows=rows, sentinels=sentinels), path)
             files.append(path.read_bytes())
     return files
 
@@ -114,7 +122,7 @@ def use_table(path: Path, number: int) -> None:
             use_kernel(row.key)
     if number % 4 == 0:
         table.to_frame().to_json(orient="records")
-        table.save(path)
+        save_table(table, path)
         assert load_table(path) == table
 
 
@@ -230,12 +238,93 @@ def use_archive(path: Path, _: int) -> None:
     assert read_archive(path) == files
 
 
+# Kits
+
+
+@cache
+def kit_files() -> Sequence[bytes]:
+    """Kits as their target unpacks them, but for the sources."""
+    model = onnx_files()[0]
+    name = f"model-{hashlib.sha256(model).hexdigest()[:16]}"
+    kits = []
+    for models in ({}, {name: "mine.onnx"}):
+        plan = KitPlan(KIT_FORMAT, "0.1.0", (SMALL,), models=models)
+        files = {
+            "plan.json": plan_to_bytes(plan),
+            "run.py": b"pass\n",
+            **{f"models/{f}": model for f in models.values()},
+        }
+        kits.append(zipped({**files, MANIFEST: manifest_of(files)}))
+    return kits
+
+
+@cache
+def result_files() -> Sequence[bytes]:
+    """Results of a small space, without and with a model of the user's."""
+    return [zipped(synthetic_result(SMALL, models)) for models in ((), (onnx_files()[0],))]
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        write_archive(Path(scratch) / "a.zip", files)
+        return (Path(scratch) / "a.zip").read_bytes()
+
+
+def mutate_kit(corpus: Sequence[bytes], rng: Random) -> bytes:
+    """A hostile kit or result: an archive of which one file is hostile, its manifest and checksum fitting mostly."""
+    data = rng.choice(corpus)
+    if rng.random() < 0.1:
+        return mutate_zip([data], rng)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    graphs = sorted(name for name in files if name.endswith(".onnx"))
+    plain = sorted(files.keys() - set(graphs) - {MANIFEST})
+    name = rng.choice([*plain, *plain, *rng.sample(graphs, min(1, len(graphs))), MANIFEST])
+    if name.endswith(".json"):
+        finish = signed if name == "table.json" else None
+        files[name] = mutate_json([files[name]], rng, finish=finish)
+    elif name.endswith(".onnx"):
+        files[name] = mutate_onnx([files[name]], rng)
+    elif rng.random() < 0.3:
+        del files[name]
+    else:
+        files[name] = mutate_bytes(files[name], [files[name]], rng)
+    if name != MANIFEST and rng.random() < 0.9:
+        files[MANIFEST] = manifest_of({name: content for name, content in files.items() if name != MANIFEST})
+    return zipped(files)
+
+
+def use_kit(path: Path, _: int) -> None:
+    folder = path.parent / "kit"
+    for name, content in read_archive(path, max_total_bytes=1 << 22).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    try:
+        kit = open_kit(folder)
+        assert len(kit.models) == len(kit.plan.models)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def use_result(path: Path, _: int) -> None:
+    """Ingest a result; its graphs are looked at here, since this process is a limited one."""
+
+    def outlines(graphs: Mapping[str, bytes], where: str) -> dict[str, Counter[Kernel]]:
+        return {name: Counter(outlines_in(admit(content))) for name, content in graphs.items()}
+
+    found = ingest(path, outlines)
+    assert found.table.validations
+    assert all(kernel.macs >= 0 for network in found.table.networks for kernel in network.kernels)
+
+
 LOADERS = {
     "table": Loader(table_files, partial(mutate_json, finish=signed), use_table),
     "macro": Loader(macro_files, mutate_json, use_macro),
     "architecture": Loader(architecture_files, mutate_json, use_architecture),
     "onnx": Loader(onnx_files, mutate_onnx, use_onnx),
     "archive": Loader(archive_files, mutate_zip, use_archive),
+    "kit": Loader(kit_files, mutate_kit, use_kit),
+    "result": Loader(result_files, mutate_kit, use_result),
 }
 
 

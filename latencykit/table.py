@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latencykit.architecture import Network, architecture_to_json
-from latencykit.bounds import shown
+from latencykit.bounds import MAX_NODES, shown
 from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.graph import chain
@@ -134,6 +134,11 @@ class LoweredNetwork:
     id: str
     network: Network | None
     kernels: Mapping[Kernel, int]
+
+    def __post_init__(self) -> None:
+        for kernel, count in self.kernels.items():
+            if not 1 <= count <= MAX_NODES:
+                raise InputError(f"{self.id} runs {kernel} {shown(count)} times; expected 1 to {MAX_NODES}.")
 
 
 def network_id(network: Network) -> str:
