@@ -3,8 +3,8 @@
     python benchmarks/truth.py luts/mine.json --threads 1,2 --out benchmarks/results/truth
 
 The table must have been built earlier. Networks outside of its space (random macro configurations, hand-made pairs)
-get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there is
-not run again. `bars.md` and `bars.json` are made of the files.
+get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there
+is not run again. `bars.md` and `bars.json` are made of the files.
 """
 
 from __future__ import annotations

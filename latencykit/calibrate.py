@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
 from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
-from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
+from latencykit.edges import FIT_NETWORKS, HELD_OUT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Primitive
 from latencykit.macro import Macro
 from latencykit.predict import network_features
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
+from latencykit.sample import sample_architectures, sparse_architectures
 from latencykit.space import Architecture
 from latencykit.table import LoweredNetwork, Row, Table, network_id
 
 CALIBRATION_SEED = COVERAGE_SEED + 2
-SAMPLED_NETWORKS = 36
+SAMPLED_NETWORKS = 40
+"""Calibration networks of a macro configuration, half of them uniform and half of them sparse."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class SpaceNeeds:
 
 def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
     """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
-    return fit_networks + fit_networks // 5 + sampled
+    return fit_networks + HELD_OUT_NETWORKS + sampled
 
 
 def space_needs(
@@ -56,8 +57,9 @@ def space_needs(
 
     Args:
         macros: the space.
-        fit_networks: for the edge costs of each, a fifth more for their residual.
-        sampled: calibration networks of each, beside one network of each primitive throughout, which lie at the ends.
+        fit_networks: for the edge costs of each, beside those for their residual.
+        sampled: calibration networks of each, half uniform and half sparse, beside one network of each primitive
+            throughout: the ends of the space count as much as its middle.
         advance: called after each network.
     """
     keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
@@ -77,7 +79,9 @@ def space_needs(
 
 def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> list[Architecture]:
     """The networks of a macro configuration that are timed to calibrate with."""
-    return [*plain_networks(macro), *sample_architectures(macro, sampled, CALIBRATION_SEED)]
+    uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
+    sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
+    return [*plain_networks(macro), *uniform, *sparse]
 
 
 def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:

@@ -30,7 +30,8 @@ from latencykit.table import Row, Table
 
 CANDIDATES = 5
 """Width of a cost array: the most candidates that an edge has (Table I)."""
-FIT_NETWORKS = 240
+FIT_NETWORKS = 480
+HELD_OUT_NETWORKS = 60
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6
 
@@ -93,7 +94,7 @@ def cost(
         pace_hz: calls a second; None is back to back.
         level: `edge`, read from the table or fitted here without timing where it has none for this configuration; or
             `isolated`, whose rows are read as they are.
-        networks: sampled networks to fit to, a fifth more to find the residual.
+        networks: sampled networks to fit to; others find the residual.
         advance: called after each network.
 
     Raises:
@@ -113,7 +114,7 @@ def cost(
 
 @dataclass(frozen=True)
 class LoweredSamples:
-    """Sampled architectures with the kernels that they run; the last sixth is for the residual."""
+    """Sampled architectures with the kernels that they run; the last `HELD_OUT_NETWORKS` are for the residual."""
 
     architectures: tuple[Architecture, ...]
     kernels: tuple[Mapping[Kernel, int], ...]
@@ -129,13 +130,13 @@ def lower_samples(
 
 def fit_architectures(macro: Macro, networks: int = FIT_NETWORKS) -> list[Architecture]:
     """The networks that edge costs are fitted to, and those that tell the residual."""
-    return sample_architectures(macro, networks + networks // 5, FIT_SEED)
+    return sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
 
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:
     """Edge costs fitted to what the table predicts of whole networks."""
     predicted = [predict_kernels(table, setting, kernels, pace_hz=pace_hz).latency_us for kernels in samples.kernels]
-    networks = round(len(predicted) / 1.2)
+    networks = len(predicted) - HELD_OUT_NETWORKS
     return replace(fit_costs(samples.architectures, np.array(predicted) / 1000, networks), pace_hz=pace_hz)
 
 

@@ -140,10 +140,10 @@ def random_weights(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
             shape = graph.input_shapes(node)[0]
             fan_in = node.operation.macs((shape,)) / math.prod(graph.shapes[node.name])
             deviation = math.sqrt(2 / max(fan_in, 1)) / inputs[0]
-            weights[f"{node.name}.weight"] = (rng.standard_normal(shapes["weight"]) * deviation).astype(np.float32)
+            weights[f"{node.name}.weight"] = rng.standard_normal(shapes["weight"], np.float32) * np.float32(deviation)
             scales[node.name] = 1.0
         if "bias" in shapes:
-            weights[f"{node.name}.bias"] = (rng.standard_normal(shapes["bias"]) * 0.01).astype(np.float32)
+            weights[f"{node.name}.bias"] = rng.standard_normal(shapes["bias"], np.float32) * np.float32(0.01)
         if isinstance(node.operation, Normalise):  # uniform pixels in [0, 1] to zero mean, unit variance
             weights[f"{node.name}.scale"] = np.full(shapes["scale"], math.sqrt(12), np.float32)
             weights[f"{node.name}.shift"] = np.full(shapes["shift"], -math.sqrt(3), np.float32)

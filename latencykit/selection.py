@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latencykit.architecture import Network
 from latencykit.baselines import Baseline
@@ -19,8 +21,8 @@ from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
 SetName = Literal["uniform", "tails", "minimisers", "mixed", "unet"]
 TAIL_POOL = 2000
 TAIL_SHARE = 0.05
-JITTER = 0.3
-"""Minimisers are those of costs that are off by this factor's deviation, so that there is more than one."""
+JITTER = 0.02
+"""Further minimisers are those of costs that are off by this share of the mean cost, a little more at each attempt."""
 MIXED_SEED = 10_000
 HEADS: tuple[Head, ...] = get_args(Head)
 PLACES: tuple[ActivationPlace, ...] = get_args(ActivationPlace)
@@ -43,26 +45,31 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
 def minimisers(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Architecture]:
     """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs."""
     rng = np.random.default_rng((seed, count))
+    mean_ms = float(np.mean([np.abs(costs.edges_ms[c]).mean() for c in CELL_TYPES]))
     found: list[Architecture] = []
-    while len(found) < count:
-        jitter = JITTER * bool(found)
-        choices = {c: _cheapest(c, macro.cell_nodes, costs, jitter, rng) for c in CELL_TYPES}
+    for attempt in itertools.count():
+        jitter_ms = JITTER * attempt * mean_ms
+        choices = {
+            c: _cheapest(
+                c, macro.cell_nodes, costs.edges_ms[c] + jitter_ms * rng.standard_normal(costs.edges_ms[c].shape)
+            )
+            for c in CELL_TYPES
+        }
         if (architecture := Architecture(macro, choices)) not in found:
             found.append(architecture)
+        if len(found) == count:
+            break
     return found
 
 
-def _cheapest(
-    cell_type: CellType, nodes: int, costs: SearchCosts, jitter: float, rng: np.random.Generator
-) -> tuple[str, ...]:
+def _cheapest(cell_type: CellType, nodes: int, costs_ms: NDArray[np.float64]) -> tuple[str, ...]:
     """The cheapest candidates; a node keeps at least its cheapest edge."""
     edges = cell_edges(cell_type, nodes)
-    noisy = costs.edges_ms[cell_type] * np.exp(jitter * rng.standard_normal(costs.edges_ms[cell_type].shape))
-    chosen = [min(zip(noisy[i], edge.candidates, strict=False))[1] for i, edge in enumerate(edges)]
+    chosen = [min(zip(costs_ms[i], edge.candidates, strict=False))[1] for i, edge in enumerate(edges)]
     for node in range(nodes):
         arriving = [i for i, edge in enumerate(edges) if edge.node == node]
         if all(chosen[i] == ZERO for i in arriving):
-            options = [(noisy[i][j], i, c) for i in arriving for j, c in enumerate(edges[i].candidates) if c != ZERO]
+            options = [(costs_ms[i][j], i, c) for i in arriving for j, c in enumerate(edges[i].candidates) if c != ZERO]
             _, index, chosen[index] = min(options)
     return tuple(chosen)
 

@@ -40,7 +40,7 @@ SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
 SECONDS_A_PACED_SET = 0.7
-CALIBRATION_PROTOCOL = Protocol(samples=12, block_us=0, warmup_ms=20, processes=3)
+CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=20, processes=5)
 PACED_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=20, processes=2)
 PACE_HZ = 30.0
 """The on-the-fly case (design 13)."""
