@@ -14,7 +14,7 @@ from latencykit.host import CpuFacts, read_cpu
 from latencykit.kernels import Kernel
 from latencykit.keys import Key, Primitive, key_id
 from latencykit.kit_plan import KIT_FORMAT, KitPlan
-from latencykit.kit_runner import lower, result_files
+from latencykit.kit_work import lower, result_files
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
@@ -59,7 +59,7 @@ def synthetic_result(
     """The files of a result."""
     brought: Mapping[str, bytes] = {model_id(model): model for model in models}
     names = {name: f"mine{index}.onnx" for index, name in enumerate(brought)}
-    plan = KitPlan(KIT_FORMAT, "0.1.0", (macro,), 5, 8, 3, models=names)
+    plan = KitPlan(KIT_FORMAT, "0.1.0", (macro,), 5, 12, 3, models=names)
     work = lower(plan, brought)
     todo = work.todo(Path("there is no such file"), settings, paced=True)
     rows = tuple(timed_row(key, setting) for setting, key in todo.wanted)

@@ -281,7 +281,7 @@ def _ask_py_cpuinfo() -> _Asked:
 def _numpy_flags() -> frozenset[str]:
     """The instruction sets that numpy, which chooses its own code by them, finds on every system."""
     try:
-        from numpy._core._multiarray_umath import __cpu_features__ as found
+        from numpy._core._multiarray_umath import __cpu_features__ as found  # type: ignore[import-not-found]
     except ImportError:  # no public name, so another version of numpy may have none
         return frozenset()
     return frozenset(name.lower() for name, there in found.items() if there)

@@ -30,7 +30,7 @@ MAX_MACROS = 32
 MAX_NETWORKS = 2_000
 MAX_SEED = 2**31
 MAX_VERSION = 100
-TRIAL_FIT_NETWORKS = 50
+TRIAL_FIT_NETWORKS = 20
 _MODEL_ID = re.compile(r"model-[0-9a-f]{16}")
 _FILE_NAME = re.compile(r"[^/\\:]{1,150}")
 
@@ -114,7 +114,10 @@ def plan_from_bytes(content: bytes, where: str) -> KitPlan:
     """
     data: Any = parse_json(content, where)
     try:
-        macros = [{k: tuple(v) if isinstance(v, list) else v for k, v in macro.items()} for macro in data["macros"]]
+        macros: list[dict[str, Any]] = [
+            {key: tuple(value) if isinstance(value, list) else value for key, value in macro.items()}
+            for macro in data["macros"]
+        ]
         return KitPlan(**{**data, "macros": tuple(Macro(**macro) for macro in macros)})
     except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
         raise InputError(f"{where} is not a kit's plan: {error}") from error

@@ -26,9 +26,9 @@ LAYERS = (
     *("measurement", "judge", "timing", "runtime", "worker", "lowering", "kernels", "bench"),
     *("rules", "evidence", "guard", "outside"),
     *("calibration", "keys", "table", "table_file", "interpolation", "predict"),
-    *("coverage", "edges", "calibrate", "sweep", "lines", "kit_plan", "kit_runner", "kit_start"),
+    *("coverage", "edges", "calibrate", "sweep", "lines", "kit_plan", "kit_work", "kit_runner", "kit_start"),
     *("selection", "validate", "compare", "selftest"),
-    *("figures", "comparison_figure", "report", "progress", "console", "kit", "kit_ingest"),
+    *("figures", "comparison_figure", "report", "progress", "console", "kit", "kit_result", "kit_ingest"),
     *("commands", "commands.options", "commands.tables", "commands.networks", "commands.truth", "commands.compare"),
     *("commands.machine", "commands.kit", "cli"),
 )

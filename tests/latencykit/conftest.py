@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from latencykit.coverage import space_kernels, space_primitives
+from latencykit.calibrate import fit_table, space_needs
 from latencykit.doctor import Verdict
 from latencykit.graph import chain
 from latencykit.host import read_cpu
-from latencykit.keys import Key
 from latencykit.lowering import graph_to_onnx
 from latencykit.runtime import output_types
 from latencykit.sample import sample_architectures
@@ -35,5 +34,6 @@ def tiny_network() -> bytes:
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     """A table of the whole tiny space on this machine; its file is at `.path`."""
     path: Path = tmp_path_factory.mktemp("tiny") / "table.json"
-    keys: list[Key] = [*space_primitives(TINY), *space_kernels(TINY)]
-    return build(path, plan_build(path, [ONE], keys), Verdict(True, (), read_cpu()), QUICK).table
+    needs = space_needs([TINY], 6, 8)
+    plan = plan_build(path, [ONE], needs.keys, needs.calibration)
+    return build(path, plan, Verdict(True, (), read_cpu()), QUICK, fit=lambda t: fit_table(t, needs.samples)).table

@@ -11,13 +11,15 @@ import pytest
 
 from latencykit import kit as module
 from latencykit.archive import read_archive
+from latencykit.calibrate import calibration_architectures
 from latencykit.coverage import COVERAGE_SEED
+from latencykit.edges import fit_architectures
 from latencykit.errors import InputError
 from latencykit.kit import download_wheels, make_kit, read_models, runner_sources
 from latencykit.kit_plan import KIT_FORMAT, KitPlan, manifest_of, plan_from_bytes, plan_to_bytes, require_manifest
 from latencykit.kit_runner import open_kit
 from latencykit.macro import Macro
-from latencykit.table import model_id
+from latencykit.table import model_id, network_id
 from tests.latencykit.hostile import external
 from tests.latencykit.made_up import PYTHON, TINY
 
@@ -160,13 +162,22 @@ def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any], why: str):
         b'{"macros": [3]}',
         b'{"macros": [{"image_size": "256"}]}',
         plan_to_bytes(PLAN).replace(b'"trial"', b'"trail"'),
-        plan_to_bytes(PLAN).replace(b'"fit_networks": 240', b'"fit_networks": null'),
+        plan_to_bytes(PLAN).replace(b'"fit_networks": ', b'"fit_networks": "many", "x": '),
         plan_to_bytes(PLAN).replace(b'"models": {}', b'"models": {"model-0123456789abcdef": 3}'),
     ],
 )
 def test_a_damaged_plan_is_bad_input(content: bytes):
     with pytest.raises(InputError, match=r"plan\.json"):
         plan_from_bytes(content, "plan.json")
+
+
+def test_the_networks_that_seeds_draw_are_those_of_this_format():
+    """A result is of the networks that its seeds draw. Where they draw others now, raise `KIT_FORMAT`."""
+    plan = dataclasses.replace(PLAN, macros=(Macro(),), fit_networks=5, sampled_networks=8, validation_networks=2)
+    timed = calibration_architectures(Macro(), plan.sampled_networks)
+    drawn = [*timed, *fit_architectures(Macro(), plan.fit_networks), *plan.unseen_networks()]
+    digest = hashlib.sha256("".join(map(network_id, drawn)).encode()).hexdigest()
+    assert (KIT_FORMAT, digest[:16]) == (1, "DIGEST")
 
 
 def test_a_trial_takes_fewest_networks():

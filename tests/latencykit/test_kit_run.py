@@ -1,20 +1,21 @@
 """A whole kit for real: made here, run where nothing else can be imported, brought back, used."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from latencykit.architecture import write_architecture
-from latencykit.cli import cli
+from latencykit.cli import main
 from latencykit.sample import sample_architectures
 from latencykit.table_file import load_table, save_table
 from tests.latencykit.made_up import PYTHON, TINY, TINY_JSON
@@ -35,7 +36,11 @@ class Blocker:
         top = name.partition(".")[0]
         if top in {blocked!r}:
             raise ModuleNotFoundError("this machine has no " + top, name=name)
-        return PathFinder.find_spec(name, [{kit!r}]) if name == "latencykit" else None
+        if name == "latencykit":
+            found = PathFinder.find_spec(name)
+            if found is None or not found.origin.startswith({kit!r}):
+                raise ModuleNotFoundError("this machine has no latencykit but the kit's", name=name)
+        return None
 
 sys.meta_path.insert(0, Blocker())
 
@@ -66,10 +71,10 @@ def kit(tmp_path_factory: pytest.TempPathFactory, tiny_network: bytes) -> Path:
     (folder / "space.json").write_text(TINY_JSON)
     (folder / "models").mkdir()
     (folder / "models" / "mine.onnx").write_bytes(tiny_network)
-    words = ["kit", "make", "--out", str(folder / "kit.zip"), "--space", str(folder / "space.json"), "--strides", "1"]
-    made = CliRunner().invoke(cli, [*words, "--models", str(folder / "models"), "--json"], catch_exceptions=False)
-    assert made.exit_code == 0
-    assert json.loads(made.stdout)["models"]
+    words = ("--space", folder / "space.json", "--strides", "1", "--models", folder / "models", "--json")
+    code, out, err = tool("kit", "make", "--out", folder / "kit.zip", *words)
+    assert code == 0, err
+    assert list(json.loads(out)["models"].values()) == ["mine.onnx"]
     with zipfile.ZipFile(folder / "kit.zip") as archive:
         archive.extractall(folder / "kit")
     return folder / "kit"
@@ -94,12 +99,17 @@ def run(kit: Path, out: Path, *words: str, **environment: str) -> subprocess.Com
 
 
 def tool(*words: object) -> tuple[int, str, str]:
-    """`latencykit WORDS` with the exit codes of the command line."""
-    script = "import sys; from latencykit.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+    """`latencykit WORDS` in this process: exit code, standard output and error."""
+    out, err, code, before = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = ["latencykit", *map(str, words)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from latencykit.errors import InputError, NotComparableError, UnfitError, UsageE
 from latencykit.host import read_cpu
 from latencykit.kit import make_kit
 from latencykit.kit_ingest import ingest
-from latencykit.kit_plan import KIT_FORMAT, KitPlan
+from latencykit.kit_plan import KIT_FORMAT, KitPlan, plan_to_bytes
 from latencykit.kit_runner import main, run, settings_of
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting
@@ -42,6 +42,25 @@ def unpacked(plan: KitPlan, models: dict[str, bytes], folder: Path) -> Path:
 def kit(tmp_path_factory: pytest.TempPathFactory, tiny_network: bytes) -> Path:
     plan = dataclasses.replace(PLAN, models={model_id(tiny_network): "mine.onnx"})
     return unpacked(plan, {"mine.onnx": tiny_network}, tmp_path_factory.mktemp("kit"))
+
+
+LOWERED: dict[bytes, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few networks, lowered once; and a disk that is not waited for."""
+    real = module.lower
+
+    def lower(plan: KitPlan, models: Any) -> Any:
+        name = plan_to_bytes(plan)
+        if name not in LOWERED:
+            LOWERED[name] = real(plan, models)
+        return LOWERED[name]
+
+    monkeypatch.setattr("latencykit.edges.HELD_OUT_NETWORKS", 5)
+    monkeypatch.setattr(module, "lower", lower)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class FakeClock:
