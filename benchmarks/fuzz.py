@@ -14,6 +14,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -26,6 +27,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -41,18 +43,21 @@ from synthetic_kit import synthetic_result
 from latencykit.architecture import architecture_to_json, network_graph, read_architecture
 from latencykit.archive import read_archive, write_archive
 from latencykit.baselines import Baseline
+from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, LatencyKitError
 from latencykit.evidence import outlines_in
 from latencykit.files import write_json
 from latencykit.graph import chain
 from latencykit.guard import Limits, limit
-from latencykit.kernels import Kernel, kernel_from_json, kernel_model, kernels_of
+from latencykit.kernels import CALL_OVERHEAD, Kernel, kernel_from_json, kernel_model, kernels_of
+from latencykit.keys import Edge
 from latencykit.kit_ingest import ingest
 from latencykit.kit_plan import KIT_FORMAT, MANIFEST, KitPlan, manifest_of, plan_to_bytes
 from latencykit.kit_runner import open_kit
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
 from latencykit.outside import open_model
+from latencykit.predict import predict_kernels
 from latencykit.progress import progress
 from latencykit.rules import admit
 from latencykit.runtime import Setting, runtime_version
@@ -60,6 +65,7 @@ from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import instantiate, template
 from latencykit.spec import AvgPool, Conv, ConvTranspose, Linear, MaxPool, Resize
+from latencykit.table import LoweredNetwork, Row, Table, network_id
 from latencykit.table_file import load_table, save_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,24 +90,49 @@ class Loader:
 
 # Tables
 
+TABLE_LISTS = ("rows", "rows", "rows", "rows", "models", "networks", "timings", "sentinels")
+"""Where most changes are made."""
+
 
 @cache
 def table_files() -> Sequence[bytes]:
-    """The committed table, cut to a few rows of every kind, whole and without its samples' companions."""
-    whole = load_table(next((ROOT / "luts").glob("*.json")))
-    kinds: dict[str, list[Any]] = {}
+    """The committed table, cut to a few rows of every kind, and the frozen one of the first schema."""
+    whole = load_table(min((ROOT / "luts").glob("*.json")))
+    kinds: dict[str, list[Any]] = {"": [whole.row(whole.settings[0], CALL_OVERHEAD)]}
     for row in whole.rows:
         kinds.setdefault(f"{row.level}/{row.origin}/{getattr(row.key, 'op', '')}", []).append(row)
     with tempfile.TemporaryDirectory() as scratch:
         files = []
         for count in (1, 3):
-            rows = tuple(row for found in kinds.values() for row in found[:count])[: 6 * count]
+            rows = tuple(dict.fromkeys(row for found in kinds.values() for row in found[:count]))[: 6 * count]
             kept = {row.setting for row in rows}
             sentinels = tuple(sentinel for sentinel in whole.sentinels if sentinel.setting in kept)
             path = Path(scratch) / f"{count}.json"
-            save_table(replace(whole, rows=rows, sentinels=sentinels), path)
+            save_table(calibrated(replace(whole, rows=rows, sentinels=sentinels)), path)
             files.append(path.read_bytes())
+    files.append((ROOT / "tests/latencykit/fixtures/table_schema1.json").read_bytes())
     return files
+
+
+def calibrated(table: Table) -> Table:
+    """A table with a little of all that calibration adds; its figures are made up."""
+    setting = table.settings[0]
+    network = sample_architectures(SMALL, 1, 4)[0]
+    kernels = {row.key: 2 for row in table.rows if row.setting == setting and isinstance(row.key, Kernel)}
+    edges = [Edge(SMALL, None, 0, ""), Edge(SMALL, "down", 0, "max_pool"), Edge(SMALL, "up", 0, "conv", 30.0)]
+    rows = [Row(edge, setting, "fitted", 0, 0, 0, None, 12.5, 1.5) for edge in edges]
+    rows.append(Row(Edge(SMALL, "up", 0, "zero"), setting, "defined", 0, 0, 0))
+    covariance = ((0.1, 0.0), (0.0, 0.2))
+    return replace(
+        table.with_rows(rows),
+        networks=(LoweredNetwork(network_id(network), network, kernels), LoweredNetwork("model-00", None, kernels)),
+        timings=tuple(NetworkTiming(setting, pace_hz, "model-00", (90.5, 91.0)) for pace_hz in (None, 30.0)),
+        models=(
+            CostModel(setting, None, {"call": 1.5, "sum_us": 1.1}, covariance, 2.5, 1.5, 24),
+            CostModel(setting, 30.0, {"call": 2.5, "sum_us": 1.2}, covariance, 3.5, 2.5, 24),
+        ),
+        validations=({"n": 3, "set": "uniform", "levels": {}},),
+    )
 
 
 def signed(data: Any, rng: Random) -> Any:
@@ -115,22 +146,48 @@ def signed(data: Any, rng: Random) -> Any:
 
 def use_table(path: Path, number: int) -> None:
     table = load_table(path)
-    table.require_same_machine(table.cpu, table.runtime)
-    for row in table.rows:
-        assert table.row(row.setting, row.key) is row
-        if isinstance(row.key, Kernel):
-            use_kernel(row.key)
-    if number % 4 == 0:
-        table.to_frame().to_json(orient="records")
-        save_table(table, path)
-        assert load_table(path) == table
+    with let_in("a table"):
+        table.require_same_machine(table.cpu, table.runtime)
+        for row in table.rows:
+            assert table.row(row.setting, row.key) is row
+            if isinstance(row.key, Kernel):
+                use_kernel(row.key)
+        if number % 4 == 0:
+            table.to_frame().to_json(orient="records")
+            save_table(table, path)
+            kept = path.read_bytes()
+            save_table(load_table(path), path)
+            assert path.read_bytes() == kept
+    for network in table.networks:
+        for setting in table.settings:
+            use_network(table, setting, network)
+
+
+def use_network(table: Table, setting: Setting, network: LoweredNetwork) -> None:
+    """Whatever a table says, a prediction from it is a number or refused."""
+    for pace_hz in (None, 30.0):
+        try:
+            found = predict_kernels(table, setting, network.kernels, pace_hz=pace_hz)
+        except LatencyKitError:
+            continue
+        assert all(map(math.isfinite, (found.latency_us, found.raw_us, *found.interval_us))), found
+
+
+@contextmanager
+def let_in(what: str) -> Iterator[None]:
+    """Whatever an accepted file leads to is no refusal."""
+    try:
+        yield
+    except LatencyKitError as error:
+        raise AssertionError(f"{what} was accepted, and then {error}") from error
 
 
 def use_kernel(kernel: Kernel) -> None:
     """A kernel survives JSON, and becomes a model or is refused."""
-    data = json.loads(json.dumps(to_json(kernel), allow_nan=False))
-    assert kernel_from_json(data, "again") == kernel
-    assert str(kernel)
+    with let_in("a kernel"):
+        data = json.loads(json.dumps(to_json(kernel), allow_nan=False))
+        assert kernel_from_json(data, "again") == kernel
+        assert str(kernel)
     if kernel.moved_bytes < 1 << 22:
         try:
             kernel_model(kernel)
@@ -234,8 +291,9 @@ def archive_files() -> Sequence[bytes]:
 def use_archive(path: Path, _: int) -> None:
     files = read_archive(path, max_total_bytes=1 << 20, max_files=20)
     assert sum(map(len, files.values())) <= 1 << 20
-    write_archive(path, files)
-    assert read_archive(path) == files
+    with let_in("an archive"):
+        write_archive(path, files)
+        assert read_archive(path) == files
 
 
 # Kits
@@ -318,7 +376,7 @@ def use_result(path: Path, _: int) -> None:
 
 
 LOADERS = {
-    "table": Loader(table_files, partial(mutate_json, finish=signed), use_table),
+    "table": Loader(table_files, partial(mutate_json, finish=signed, focus=TABLE_LISTS), use_table),
     "macro": Loader(macro_files, mutate_json, use_macro),
     "architecture": Loader(architecture_files, mutate_json, use_architecture),
     "onnx": Loader(onnx_files, mutate_onnx, use_onnx),

@@ -1,9 +1,9 @@
 """Kills real builds at random moments: `python benchmarks/kill.py --rounds 100 --out benchmarks/results/kill.json`.
 
 A round builds a small table with the command line, one thread, and kills it with SIGKILL one to three times: at a
-moment drawn from the time that a build takes, or, one time in five, as soon as the table or its temporary file is
-there. Three times in four the whole process group dies, else the building process alone, whose measuring process must
-then end by itself. The same command resumes. At the end:
+moment drawn from the time that a build takes, or, one time in five, as soon as it begins to write the table. Three
+times in four the whole process group dies, else the building process alone, whose measuring process must then end by
+itself. The same command resumes. At the end:
 
 * the table is whole (checksum) and holds exactly the keys of an uninterrupted build;
 * no (row, process) was measured twice over all lives of the journal, nothing in it was lost, and the table's samples
@@ -171,13 +171,9 @@ class Builder:
         self.errors = folder / "errors"
         self._tmp = folder / "tmp"
         self._group = -1
+        self._stale: frozenset[str] = frozenset()
         options = ["--threads", "1", "--only-added", "--add", str(model), "--force", "--json"]
         self._words = [*COMMAND, "build", "--out", str(self.table), *options]
-
-    @property
-    def left_beside(self) -> list[str]:
-        """What lies beside the table."""
-        return sorted(path.name for path in self.table.parent.iterdir() if path != self.table)
 
     @property
     def left_in_tmp(self) -> int:
@@ -190,7 +186,7 @@ class Builder:
         Returns:
             The exit code, -9 where it was killed, and the seconds.
         """
-        begin_s = time.monotonic()
+        begin_s, self._stale = time.monotonic(), frozenset(self.beside)
         with self.errors.open("w") as errors:
             child = subprocess.Popen(
                 self._words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
@@ -216,10 +212,15 @@ class Builder:
         return alive
 
     @property
+    def beside(self) -> list[str]:
+        """What lies in the table's folder."""
+        return sorted(path.name for path in self.table.parent.iterdir())
+
+    @property
     def writes(self) -> bool:
-        """Whether the table's temporary file is there."""
-        names = self.left_beside
-        return any(name.endswith(".tmp") and ".journal." not in name for name in names)
+        """Whether this life of the build has begun to write the table."""
+        fresh = set(self.beside) - self._stale
+        return any(name == self.table.name or (name.endswith(".tmp") and ".journal." not in name) for name in fresh)
 
     @property
     def where(self) -> str:
@@ -289,16 +290,16 @@ def one_round(index: int, seed: str, model: Path, folder: Path, wanted: set[tupl
     everything, lost = lifetime(builder.witness.lives())
     seen.samples, seen.left_in_tmp = len(everything), builder.left_in_tmp
     seen.failures += [*lost, *complaints(load_table(builder.table), wanted, everything)]
-    if left := builder.left_beside:
-        seen.failures.append(f"left beside the table: {', '.join(left)}")
+    if (left := builder.beside) != [builder.table.name]:
+        seen.failures.append(f"{builder.table.name} alone was to be left, found: {', '.join(left)}")
     if orphans := builder.orphans():
         seen.failures.append(f"processes {orphans} outlived the build")
     return seen
 
 
 def writing(builder: Builder, seconds: float) -> bool:
-    """Whether the table or its temporary file is there."""
-    return builder.table.exists() or builder.writes
+    """Whether a build writes its table, whatever the time."""
+    return builder.writes
 
 
 def summary(seed: int, build_s: float, rows: int, rounds: list[dict[str, Any]]) -> dict[str, Any]:

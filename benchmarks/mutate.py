@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import stat
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -83,14 +84,28 @@ def _children(value: Any) -> list[Any]:
 
 
 def _place(data: Any, rng: Random) -> tuple[Any, Any] | None:
-    """A container somewhere in the data and a key of it, deep ones as likely as others."""
+    """A container somewhere in the data and a key of it; where there is more, one lands more often."""
     if not _children(data):
         return None
     while True:
-        key = rng.choice(_children(data))
-        if not _children(data[key]) or rng.random() < 0.2:
+        keys = _children(data)
+        (key,) = rng.choices(keys, [1 + 2 * len(_children(data[key])) for key in keys])
+        if not _children(data[key]) or rng.random() < 0.15:
             return data, key
         data = data[key]
+
+
+def _alike(old: Any, rng: Random) -> Any:
+    """Another value of the same type, which gets behind the check of types."""
+    if isinstance(old, bool):
+        return not old
+    if isinstance(old, int):
+        return rng.choice(INTEGERS)
+    if isinstance(old, float):
+        return rng.choice(FLOATS)
+    if isinstance(old, str):
+        return rng.choice(WORDS)
+    return old[: rng.randrange(len(old) + 1)] if isinstance(old, list) else {}
 
 
 def mutate_data(data: Any, rng: Random) -> Any:
@@ -100,9 +115,11 @@ def mutate_data(data: Any, rng: Random) -> Any:
         return any_value(rng)
     parent, key = place
     old = parent[key]
-    match rng.randrange(10):
+    match rng.randrange(14):
         case 0 | 1:
             parent[key] = any_value(rng)
+        case 10 | 11 | 12 | 13:
+            parent[key] = _alike(old, rng)
         case 2:
             del parent[key]
         case 3 if isinstance(parent, dict):
@@ -187,8 +204,17 @@ def mutate_text(text: str, rng: Random) -> bytes:
             )
 
 
-def mutate_json(corpus: Sequence[bytes], rng: Random, finish: Callable[[Any, Random], Any] | None = None) -> bytes:
-    """A hostile JSON file; `finish` may put right what would hide the rest, such as a checksum."""
+def mutate_json(
+    corpus: Sequence[bytes], rng: Random, finish: Callable[[Any, Random], Any] | None = None, focus: Sequence[str] = ()
+) -> bytes:
+    """A hostile JSON file.
+
+    Args:
+        corpus: valid files.
+        rng: decides everything.
+        finish: puts right what would hide the rest, such as a checksum.
+        focus: the fields that most changes are made in.
+    """
     kind = rng.random()
     original = rng.choice(corpus)
     if kind < 0.15:
@@ -197,7 +223,11 @@ def mutate_json(corpus: Sequence[bytes], rng: Random, finish: Callable[[Any, Ran
         return original[:MAX_BYTES]
     data = json.loads(original)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 6))):
-        data = mutate_data(data, rng)
+        field = rng.choice(focus) if focus and rng.random() < 0.65 else ""
+        if isinstance(data, dict) and field in data:
+            data[field] = mutate_data(data[field], rng)
+        else:
+            data = mutate_data(data, rng)
     try:
         text = json.dumps(data if finish is None else finish(data, rng))
     except (RecursionError, ValueError):  # a value was put into itself
@@ -302,7 +332,7 @@ def mutate_onnx(corpus: Sequence[bytes], rng: Random) -> bytes:
     """A hostile ONNX file."""
     data = rng.choice(corpus)
     kind = rng.random()
-    if kind < 0.75:
+    if kind < 0.9:
         model = onnx.load_model_from_string(data)
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             try:
@@ -313,7 +343,7 @@ def mutate_onnx(corpus: Sequence[bytes], rng: Random) -> bytes:
             data = model.SerializeToString()
         except (EncodeError, ValueError):
             data = rng.choice(corpus)
-    if kind > 0.65:
+    if kind > 0.82:
         for _ in range(rng.randrange(1, 4)):
             data = mutate_bytes(data, corpus, rng)
     return data[:MAX_BYTES]
@@ -353,7 +383,16 @@ def mutate_zip(corpus: Sequence[bytes], rng: Random) -> bytes:
             data = data[:at] + value.to_bytes(size, "little") + data[at + size :]
         else:
             data = mutate_bytes(data, corpus, rng)
-    return data[:MAX_BYTES]
+    return (_ended(data) if rng.random() < 0.6 else data)[:MAX_BYTES]
+
+
+def _ended(data: bytes) -> bytes:
+    """An archive whose end fits what is before it, so that its entries are looked at."""
+    directory, end = data.find(b"PK\1\2"), data.rfind(b"PK\5\6")
+    if not 0 <= directory < end:
+        return data
+    count = len(_finds(data[directory:end], b"PK\1\2"))
+    return data[:end] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, end - directory, directory, 0)
 
 
 def _finds(data: bytes, mark: bytes) -> list[int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latencykit.lowering import graph_to_onnx, onnx_to_graph
     from latencykit.macro import Macro
     from latencykit.measurement import Measurement, Protocol
+    from latencykit.outside import check_outside, outside_kernels
     from latencykit.predict import predict_graph, predict_isolated, predict_kernels
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
@@ -48,6 +49,7 @@ _HOMES = {
     "Table": "table",
     "Validation": "validate",
     "baseline_graph": "baselines",
+    "check_outside": "outside",
     "choose_networks": "validate",
     "cost": "edges",
     "compare": "compare",
@@ -59,6 +61,7 @@ _HOMES = {
     "measure": "bench",
     "network_graph": "architecture",
     "onnx_to_graph": "lowering",
+    "outside_kernels": "outside",
     "predict_graph": "predict",
     "predict_isolated": "predict",
     "predict_kernels": "predict",
@@ -90,6 +93,7 @@ __all__ = [
     "Table",
     "Validation",
     "baseline_graph",
+    "check_outside",
     "choose_networks",
     "compare",
     "cost",
@@ -101,6 +105,7 @@ __all__ = [
     "measure",
     "network_graph",
     "onnx_to_graph",
+    "outside_kernels",
     "predict_graph",
     "predict_isolated",
     "predict_kernels",

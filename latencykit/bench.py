@@ -133,10 +133,10 @@ def measure_items(
         InputError: onnxruntime refuses a model.
         LatencyKitError: a measuring process was killed or ended before its work was done.
     """
-    best = steadiest(known)
+    seen, best = [*known], steadiest(known)
     with _sentinel_job(setting, protocol, seed) as job:
         for attempt in range(attempts):
-            limit_us = steady_limit_us(best.values(), reference_us)
+            limit_us = steady_limit_us(seen, reference_us)
             rounds = [
                 [i for i in items if (i.id, n) not in best or best[i.id, n].state_us > limit_us]
                 for n in range(protocol.processes)
@@ -149,6 +149,7 @@ def measure_items(
                 random.Random(f"{seed}/{process}/{attempt}").shuffle(todo)
                 for group in [[item] for item in todo] if one_model_a_process else [todo] if todo else []:
                     for sample in _run(replace(job, items=tuple(group)), process):
+                        seen.append(sample)
                         _keep_steadier(best, sample)
                         yield sample
 
@@ -161,7 +162,7 @@ def _sentinel_job(setting: Setting, protocol: Protocol, seed: int = 0) -> Iterat
         path = Path(scratch) / "sentinel.onnx"
         path.write_bytes(kernel_model(SENTINEL))
         sentinel = Item(SENTINEL_ID, str(path), as_is=True)
-        yield Job(setting, protocol, cpus, (sentinel,), sentinel, seed)
+        yield Job(setting, protocol, cpus, (), sentinel, seed)
 
 
 def sentinel_us(setting: Setting, reference_us: float) -> float:
@@ -172,6 +173,7 @@ def sentinel_us(setting: Setting, reference_us: float) -> float:
 
 def _wait_for(limit_us: float, job: Job) -> float:
     """Wait until the sentinel is fast again, or for as long as patience lasts; what it took last."""
+    job = replace(job, items=(job.sentinel,), protocol=SENTINEL_PROTOCOL)
     deadline_s = time.monotonic() + PATIENCE_S
     while True:
         state_us = max(sample.state_us for sample in _run(job, 0))

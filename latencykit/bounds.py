@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from latencykit.errors import InputError
 
@@ -30,6 +31,7 @@ def require_at_most(what: str, value: int, most: int) -> None:
         raise InputError(f"{what} is {shown(value)}; expected at most {most}.")
 
 
+@lru_cache(maxsize=4096)  # a table names each shape very often
 def require_dims(what: str, dims: tuple[int, ...], least: int = 1) -> int:
     """The elements of a tensor; raises `InputError` for a dimension below `least` and for more than `MAX_ELEMENTS`."""
     require_at_most(f"the number of dimensions of {what}", len(dims), MAX_RANK)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
 from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
 from latencykit.edges import FIT_NETWORKS, HELD_OUT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
@@ -87,19 +89,22 @@ def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> 
 def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
     """The table with cost models for all its timings, and edge costs for the given macro configurations.
 
-    Edge costs of other configurations stay as they are, unless their model changed: then they are dropped.
+    Edge costs of other configurations stay as they are, unless their model changed: then they are dropped. A setting
+    without rows for all kernels of a configuration gets no edge costs of it.
     """
     before, table = table.models, replace(table, models=tuple(_models(table)))
-    unchanged = {(m.setting, m.pace_hz) for m in table.models if m in before}
+    changed = {(m.setting, m.pace_hz) for m in table.models if m not in before}
     rows: list[Row] = []
     for setting in table.settings:
-        for pace_hz in [None, *(m.pace_hz for m in table.models if m.setting == setting and m.pace_hz)]:
-            for macro, lowered in samples.items():
-                rows += edge_rows(fit_edges(table, setting, lowered, pace_hz), setting, macro)
+        for macro, lowered in samples.items():
+            kernels = {kernel for counts in lowered.kernels for kernel in counts}
+            if all(table.has(setting, kernel) for kernel in (CALL_OVERHEAD, *kernels)):
+                for pace_hz in [None, *(m.pace_hz for m in table.models if m.setting == setting and m.pace_hz)]:
+                    rows += edge_rows(fit_edges(table, setting, lowered, pace_hz), setting, macro)
 
     def stays(row: Row) -> bool:
         key = row.key
-        return not isinstance(key, Edge) or ((row.setting, key.pace_hz) in unchanged and key.macro not in samples)
+        return not isinstance(key, Edge) or key.macro in samples or (row.setting, key.pace_hz) not in changed
 
     return replace(table, rows=tuple(filter(stays, table.rows))).with_rows(rows)
 
@@ -113,5 +118,14 @@ def _models(table: Table) -> list[CostModel]:
             continue
         networks = [table.network(timing.network) for timing in timings]
         seen = [network_features(table, setting, network.kernels) for network in networks if network]
-        found.append(fit_model(setting, pace_hz, seen, [timing.median_us for timing in timings]))
+        model, before = fit_model(setting, pace_hz, seen, [t.median_us for t in timings]), table.model(setting, pace_hz)
+        found.append(before if before is not None and _alike(model, before) else model)
     return found
+
+
+def _alike(a: CostModel, b: CostModel) -> bool:
+    """Whether two models differ by rounding at most, as those of one table fitted on two machines do."""
+    if (a.networks, a.coefficients.keys()) != (b.networks, b.coefficients.keys()):
+        return False
+    one, other = ([*m.coefficients.values(), m.spread_pct, m.residual_pct] for m in (a, b))
+    return np.allclose(one, other, rtol=1e-6, atol=1e-9)

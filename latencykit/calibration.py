@@ -12,6 +12,7 @@ the second-level cache. Every term is a sum over kernels, so the model is additi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from latencykit.bounds import require_at_most, shown
 from latencykit.errors import InputError
 from latencykit.kernels import Kernel
-from latencykit.measurement import LONGEST_US
+from latencykit.measurement import LONGEST_US, SHORTEST_US, Measurement, require_pace
 from latencykit.runtime import Setting
+from latencykit.schema import naming
 
 CACHE_MULTIPLES = (0.0, 0.5, 2.0, 8.0)
 USUAL_L2_BYTES = 1 << 20
@@ -31,6 +34,10 @@ USUAL_L2_BYTES = 1 << 20
 COVERAGE_PCT = 90.0
 """Share of networks that an interval is to hold."""
 FEWEST_NETWORKS = 8
+MOST_NETWORKS = 1_000_000
+MOST_FEATURES = 100
+LEAST_OF_SUM = 0.5
+"""No network is predicted to take less than this share of its kernels' plain sum."""
 RIDGES = tuple(10.0**power for power in range(-7, 0))
 """Strengths of the pull towards the plain sum; leave-one-out decides."""
 
@@ -55,8 +62,9 @@ class NetworkTiming:
     medians_us: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.medians_us or not all(0 < value <= LONGEST_US for value in self.medians_us):
-            raise InputError(f"timing of {self.network}: {self.medians_us}; expected positive microseconds.")
+        require_pace(f"timing of {self.network}", self.pace_hz)
+        with naming(f"timing of {self.network}"):
+            Measurement((self.medians_us,))  # as plausible as samples
 
     @cached_property
     def median_us(self) -> float:
@@ -109,15 +117,26 @@ class CostModel:
     networks: int
 
     def __post_init__(self) -> None:
-        figures = (*self.coefficients.values(), *sum(self.covariance, ()), self.spread_pct, self.residual_pct)
-        if not all(math.isfinite(figure) and abs(figure) <= LONGEST_US for figure in figures):
-            raise InputError(f"cost model of {self.setting}: a coefficient is no plausible number: {figures}.")
+        where = f"cost model of {self.setting}"
+        require_pace(where, self.pace_hz)
         if {len(self.coefficients)} != {len(self.covariance), *map(len, self.covariance)}:
-            raise InputError(f"cost model of {self.setting}: coefficients and covariance do not fit together.")
+            raise InputError(f"{where}: coefficients and covariance do not fit together.")
+        require_at_most(f"{where}: the number of coefficients", len(self.coefficients), MOST_FEATURES)
+        figures = (*self.coefficients.values(), *itertools.chain.from_iterable(self.covariance))
+        if not all(abs(figure) <= LONGEST_US for figure in figures):
+            raise InputError(f"{where}: a coefficient is no plausible number: {figures}.")
+        if not (0 <= self.spread_pct <= LONGEST_US and 0 <= self.residual_pct <= LONGEST_US):
+            raise InputError(f"{where}: an error of {self.spread_pct} % or {self.residual_pct} %; expected 0 or more.")
+        if not 0 < self.networks <= MOST_NETWORKS:
+            raise InputError(f"{where}: fitted to {shown(self.networks)} networks; expected 1 to {MOST_NETWORKS}.")
 
     def latency_us(self, features: Features) -> float:
-        """The latency of a network with these features."""
-        return sum(value * features.get(name, 0.0) for name, value in self.coefficients.items())
+        """The latency of a network with these features.
+
+        Far from the networks that the model knows it could fall to nothing; no kernel is that much faster in a network.
+        """
+        fitted = sum(value * features.get(name, 0.0) for name, value in self.coefficients.items())
+        return max(fitted, LEAST_OF_SUM * features.get("sum_us", 0.0), SHORTEST_US)
 
     def interval_us(self, features: Features) -> tuple[float, float]:
         """What holds `COVERAGE_PCT` of such networks."""

@@ -15,7 +15,7 @@ from latencykit.judge import OUTCOMES, Outcome
 GREEN = "#2f8f5b"
 _COLOURS: Mapping[Outcome, str] = {"SAME": BLUE, "FASTER": GREEN, "SLOWER": ORANGE, "UNCLEAR": GREY}
 _SHOWN_MARGINS = 4
-"""The axis shows at least this many margins to either side, and 98 % of the rows; what lies beyond sits on its edge."""
+"""The axis shows at least this many margins to either side, and 95 % of the rows; what lies beyond sits on its edge."""
 
 
 def comparison_figure(comparison: Comparison, title: str) -> Figure:
@@ -24,14 +24,14 @@ def comparison_figure(comparison: Comparison, title: str) -> Figure:
     figure = Figure(figsize=(1 + 5.5 * len(drifts), 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(drifts), sharey=True))
     changes = np.array([_percent(row.judgement.ratio) for row in comparison.rows] or [0.0])
-    limit = max(_SHOWN_MARGINS * comparison.margin_pct, 1.1 * float(np.percentile(np.abs(changes), 98)))
+    limit = max(_SHOWN_MARGINS * comparison.margin_pct, 1.1 * float(np.percentile(np.abs(changes), 95, method="lower")))
     for axes, drift in zip(panels, drifts, strict=True):
         rows = [row for row in comparison.rows if drift and row.a.setting == drift.setting]
         _band(axes, comparison.margin_pct, limit)
         for outcome in OUTCOMES:
             _points(axes, [row for row in rows if row.judgement.outcome == outcome], outcome, limit)
         axes.set_title(_headline(drift, len(rows)), loc="left", fontsize=10)
-        axes.set(xscale="log", xlabel="cost in A, µs", ylim=(-limit, limit))
+        axes.set(xscale="log" if rows else "linear", xlabel="cost in A, µs", ylim=(-limit, limit))
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(OUTCOMES))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("B against A, %")

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from latencykit.coverage import COVERAGE_SEED, lower_all
 from latencykit.errors import UsageError
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Level, Primitive
 from latencykit.macro import Macro
 from latencykit.predict import net_us, predict_kernels
 from latencykit.primitives import ZERO
-from latencykit.runtime import Setting
+from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, template
 from latencykit.table import Row, Table
@@ -72,7 +72,7 @@ class SearchCosts:
 def _prices(cell_type: CellType, costs_ms: list[list[float]]) -> Iterator[dict[str, float]]:
     nodes = next(n for n in itertools.count(1) if len(cell_edges(cell_type, n)) == len(costs_ms))
     for edge, row in zip(cell_edges(cell_type, nodes), costs_ms, strict=True):
-        yield dict(zip(edge.candidates, row, strict=False))
+        yield {ZERO: 0.0, **dict(zip(edge.candidates, row, strict=False))}  # a deleted edge, by whatever rule
 
 
 def cost(
@@ -99,7 +99,7 @@ def cost(
 
     Raises:
         MissingRowError: the table does not cover the space, or is not calibrated for the rhythm.
-        NotComparableError: there are no edge rows, and this host's instruction set gives other kernels.
+        NotComparableError: there are no edge rows, and this host's instruction set or runtime gives other kernels.
         UsageError: a level without costs.
     """
     if level == "isolated":
@@ -108,7 +108,7 @@ def cost(
         raise UsageError(f"a search has no costs of level {level!r}; use 'edge' or 'isolated'.")
     if table.has_edges(setting, macro, pace_hz):
         return _stored_costs(table, setting, macro, pace_hz)
-    table.require_same_instructions(read_cpu())
+    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
     return fit_edges(table, setting, lower_samples(macro, networks, advance), pace_hz)
 
 
@@ -141,10 +141,10 @@ def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: 
 
 
 def edge_rows(costs: SearchCosts, setting: Setting, macro: Macro) -> list[Row]:
-    """Fitted costs as rows of a table; `zero` is 0 by definition."""
-    error, rhythm = costs.residual_pct, costs.pace_hz
+    """Fitted costs as rows of a table, in whole nanoseconds, which is what a file keeps; `zero` is 0 by definition."""
+    error, rhythm = round(costs.residual_pct, 3), costs.pace_hz
     fixed = Edge(macro, None, 0, "", rhythm)
-    rows = [Row(fixed, setting, "fitted", 0, 0, 0, None, 1000 * costs.fixed_ms, error)]
+    rows = [Row(fixed, setting, "fitted", 0, 0, 0, None, round(1000 * costs.fixed_ms, 3), error)]
     for cell_type in CELL_TYPES:
         for index, edge in enumerate(cell_edges(cell_type, macro.cell_nodes)):
             for candidate, value_ms in zip(edge.candidates, costs.edges_ms[cell_type][index], strict=False):
@@ -152,7 +152,8 @@ def edge_rows(costs: SearchCosts, setting: Setting, macro: Macro) -> list[Row]:
                 if candidate == ZERO:
                     rows.append(Row(key, setting, "defined", 0, 0, 0))
                 else:
-                    rows.append(Row(key, setting, "fitted", 0, 0, 0, None, 1000 * float(value_ms), error))
+                    value_us = round(1000 * float(value_ms), 3)
+                    rows.append(Row(key, setting, "fitted", 0, 0, 0, None, value_us, error))
     return rows
 
 

@@ -27,6 +27,8 @@ try:
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
+MOST_CHARACTERS = 1000
+"""Of an error that comes out of the process."""
 Task = Literal["check", "run", "kernels"]
 """Check what the model holds; also have onnxruntime load it and run it once; also cut out its kernels."""
 
@@ -111,6 +113,11 @@ def outline(names: Sequence[str], models: Sequence[bytes]) -> dict[str, Any]:
     return {"kernels": to_json(list(kernels)), "graphs": graphs}
 
 
+def printable(text: str) -> str:
+    """The beginning of a text that may quote what is not to be trusted, fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_CHARACTERS])
+
+
 def main() -> None:
     """Read a job and a model, or several, print the answer."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answer:
@@ -123,7 +130,7 @@ def main() -> None:
             else:
                 found |= perform(job["task"], job["setting"], sys.stdin.buffer.read())
         except LatencyKitError as error:
-            found["error"] = str(error)
+            found["error"] = printable(str(error))
         except MemoryError:
             found["error"] = f"it needs more than {job['limits']['memory_bytes'] >> 20} MiB of memory."
         json.dump(found, answer, allow_nan=False)

@@ -119,13 +119,13 @@ def _usual(variance: Floats, freedom: Floats) -> tuple[float, float]:
 
     A scaled F distribution, fitted by the mean and variance of its logarithm (Smyth 2004, section 6.2).
     """
-    half = freedom / 2
+    half, most = freedom / 2, MOST_PRIOR_FREEDOM / 2
     logs = np.log(np.maximum(variance, SMALLEST_SPREAD**2)) - special.digamma(half) + np.log(half)
     excess = logs.var(ddof=1) - special.polygamma(1, half).mean()
-    most = MOST_PRIOR_FREEDOM / 2
-    if excess > special.polygamma(1, most):
-        most = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-6, most)
-    return float(np.exp(logs.mean() + special.digamma(most) - np.log(most))), 2 * most
+    if excess <= special.polygamma(1, most):
+        return float(np.exp(logs.mean())), MOST_PRIOR_FREEDOM
+    worth = optimize.brentq(lambda x: special.polygamma(1, x) - excess, 1e-6, most)
+    return float(np.exp(logs.mean() + special.digamma(worth) - np.log(worth))), 2 * worth
 
 
 def _medians(rows_us: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]:

@@ -7,10 +7,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from latencykit.bounds import shown
+from latencykit.errors import InputError
 from latencykit.kernels import Kernel
 from latencykit.macro import Macro
+from latencykit.measurement import require_pace
 from latencykit.schema import to_json
-from latencykit.space import CellType
+from latencykit.space import CellType, cell_edges
 from latencykit.spec import Operation, Shape, operation_to_json
 
 Level = Literal["isolated", "kernel", "edge"]
@@ -50,6 +53,16 @@ class Edge:
     index: int
     candidate: str
     pace_hz: float | None = None
+
+    def __post_init__(self) -> None:
+        require_pace("edge", self.pace_hz)
+        edges = cell_edges(self.cell_type, self.macro.cell_nodes) if self.cell_type else ()
+        listed = 0 <= self.index < len(edges) and self.candidate in edges[self.index].candidates
+        if not (listed if self.cell_type else (self.index, self.candidate) == (0, "")):
+            raise InputError(
+                f"edge {shown(self.index)} of {self.cell_type or 'everything not chosen'} with "
+                f"{self.candidate[:80]!r}: no such edge or candidate under its macro configuration."
+            )
 
     def __str__(self) -> str:
         rhythm = f" at {self.pace_hz:g} Hz" if self.pace_hz else ""

@@ -22,6 +22,7 @@ from latencykit.calibrate import fit_table
 from latencykit.doctor import Verdict, doctor, require_fit
 from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, UnfitError, UsageError
 from latencykit.files import read_bytes, remove_leftovers
+from latencykit.instructions import as_used
 from latencykit.kit_plan import MANIFEST, PLAN, KitPlan, plan_from_bytes, require_manifest
 from latencykit.kit_work import lower, result_files, time_networks, timings_json
 from latencykit.lines import lines
@@ -78,7 +79,7 @@ def run(folder: Path, out: Path, threads: str | None = None, force: bool = False
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     journal, later = (
-        Journal(out.with_name(f"{out.name}.{name}"), verdict.cpu, runtime_versions(), protocol)
+        Journal(out.with_name(f"{out.name}.{name}"), as_used(verdict.cpu), runtime_versions(), protocol)
         for name, protocol in (("journal", rows), ("validation.journal", checks))
     )
     work = lower(plan, kit.models)

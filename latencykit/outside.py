@@ -20,7 +20,7 @@ from typing import IO, Any
 from latencykit.bounds import MAX_MODEL_BYTES
 from latencykit.errors import InputError
 from latencykit.files import read_bytes
-from latencykit.guard import Limits, Task
+from latencykit.guard import MOST_CHARACTERS, Limits, Task, printable
 from latencykit.kernels import Kernel, kernel_from_json
 from latencykit.runtime import Setting
 from latencykit.schema import decode, parse_json
@@ -28,7 +28,6 @@ from latencykit.schema import decode, parse_json
 LIMITS = Limits()
 MAX_ANSWER_BYTES = 64 << 20
 OUTLINED_AT_ONCE = 50
-_SHOWN_CHARACTERS = 1000
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -133,7 +132,7 @@ def _guarded(job: dict[str, Any], models: bytes, where: str, limits: Limits) -> 
             raise _refusal(where, _ending(done.returncode, complaints), limits)
         found = _answer(answer, where, limits)
     if found.error is not None:
-        raise InputError(f"{where}: {_plain(found.error)}")
+        raise InputError(f"{where}: {printable(found.error)}")
     return found
 
 
@@ -153,15 +152,15 @@ def _answer(file: IO[bytes], where: str, limits: Limits) -> _Answer:
     try:
         return decode(_Answer, parse_json(content, "its answer"), "its answer")
     except InputError as error:
-        raise _refusal(where, f"the process that opened it answered nonsense ({_plain(str(error))})", limits) from error
+        raise _refusal(where, f"its process answered nonsense ({printable(str(error))})", limits) from error
 
 
 def _ending(code: int, complaints: IO[bytes]) -> str:
     """How a process ended that did not end well."""
     if code >= 0:
-        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _SHOWN_CHARACTERS))
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - MOST_CHARACTERS))
         lines = complaints.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        return f"the process that opened it ended with exit code {code}: {_plain(lines[0])}"
+        return f"the process that opened it ended with exit code {code}: {printable(lines[0])}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
@@ -183,8 +182,3 @@ def _refusal(where: str, what: str, limits: Limits) -> InputError:
         f"{where}: {what}. Expected: an ONNX model that opens within {limits.wall_s:g} s, {limits.cpu_s} s of "
         f"processor time and {limits.memory_bytes >> 20} MiB. Export it again, or use a smaller one."
     )
-
-
-def _plain(text: str) -> str:
-    """Text that came out of the process, fit to be printed."""
-    return "".join(c if c.isprintable() else " " for c in text[:_SHOWN_CHARACTERS])

@@ -39,8 +39,8 @@ class Prediction:
     Attributes:
         latency_us: by the calibrated model where the table has one, else the plain sum.
         raw_us: the sum of the rows, call overhead counted once.
-        interval_us: holds 9 networks of 10 where the table is calibrated, widened by what is interpolated; else the
-            sums of the rows' lower and upper ends: their errors go together, since they come from the same processes.
+        interval_us: holds 9 networks of 10 where the table is calibrated; else the sums of the rows' lower and upper
+            ends: their errors go together, since they come from the same processes. Widened by what is interpolated.
         calibrated: whether there was a model.
         shares: its rows, the dearest first.
     """
@@ -104,18 +104,24 @@ def predict_kernels(
             f"(latencykit measure MODEL --pace {pace_hz:g}) or calibrate: latencykit build --out {table.name} "
             f"--threads {setting.threads}"
         )
-    guessed = {kernel for kernel in kernels if not table.has(setting, kernel)} if interpolate else set()
+    guessed = [k for k in dict.fromkeys(kernels) if not table.has(setting, k)] if interpolate else []
     rows = table.lookup(setting, [kernel for kernel in counts if kernel not in guessed], remedy)
     rows += [interpolated_row(table, setting, kernel) for kernel in guessed]
     raw = _sum_rows(table, setting, rows, counts)
     if model is None:
-        return _with_row_intervals(raw, table.row(setting, CALL_OVERHEAD))
+        return _widened(_with_row_intervals(raw, table.row(setting, CALL_OVERHEAD)))
     costs = ((s.row.key, s.count, s.cost_us / s.count) for s in raw.shares if isinstance(s.row.key, Kernel))
     found = features(costs, table.cpu.l2_bytes)
     latency_us = model.latency_us(found)
-    low, high = model.interval_us(found)
-    unsure = sum(s.cost_us * s.row.residual_pct / 100 for s in raw.shares if s.row.origin == "interpolated")
-    return Prediction(latency_us, raw.raw_us, (max(0.0, low - unsure), high + unsure), True, raw.shares)
+    return _widened(Prediction(latency_us, raw.raw_us, model.interval_us(found), True, raw.shares))
+
+
+def _widened(prediction: Prediction) -> Prediction:
+    """The prediction with an interval that heeds what is interpolated in it."""
+    guessed = (share for share in prediction.shares if share.row.origin == "interpolated")
+    unsure = sum(share.cost_us * share.row.residual_pct / 100 for share in guessed)
+    low, high = prediction.interval_us
+    return replace(prediction, interval_us=(max(0.0, low - unsure), high + unsure))
 
 
 def network_features(table: Table, setting: Setting, kernels: Mapping[Kernel, int]) -> dict[str, float]:

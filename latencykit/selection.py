@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latencykit.architecture import Network
 from latencykit.baselines import Baseline
@@ -21,8 +19,10 @@ from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
 SetName = Literal["uniform", "tails", "minimisers", "mixed", "unet"]
 TAIL_POOL = 2000
 TAIL_SHARE = 0.05
-JITTER = 0.02
-"""Further minimisers are those of costs that are off by this share of the mean cost, a little more at each attempt."""
+JITTER = 0.3
+"""Minimisers are those of costs that are off by this part of their spread on an edge, so that there are several."""
+FRUITLESS = 1000
+"""Draws without a new minimiser after which there are no more."""
 MIXED_SEED = 10_000
 HEADS: tuple[Head, ...] = get_args(Head)
 PLACES: tuple[ActivationPlace, ...] = get_args(ActivationPlace)
@@ -34,6 +34,7 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
     Raises:
         UsageError: more than there are.
     """
+    _require(count, seed)
     tail = round(TAIL_POOL * TAIL_SHARE)
     if count > 2 * tail:
         raise UsageError(f"{count} networks of the tails were asked for; there are {2 * tail}.")
@@ -43,39 +44,48 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
 
 
 def minimisers(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Architecture]:
-    """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs."""
+    """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs.
+
+    Raises:
+        UsageError: fewer than 1, or more than there are.
+    """
+    _require(count, seed)
     rng = np.random.default_rng((seed, count))
-    mean_ms = float(np.mean([np.abs(costs.edges_ms[c]).mean() for c in CELL_TYPES]))
     found: list[Architecture] = []
-    for attempt in itertools.count():
-        jitter_ms = JITTER * attempt * mean_ms
-        choices = {
-            c: _cheapest(
-                c, macro.cell_nodes, costs.edges_ms[c] + jitter_ms * rng.standard_normal(costs.edges_ms[c].shape)
-            )
-            for c in CELL_TYPES
-        }
-        if (architecture := Architecture(macro, choices)) not in found:
-            found.append(architecture)
-        if len(found) == count:
-            break
+    fruitless = 0
+    while len(found) < count:
+        jitter = JITTER * bool(found)
+        choices = {c: _cheapest(c, macro.cell_nodes, costs, jitter, rng) for c in CELL_TYPES}
+        new = (architecture := Architecture(macro, choices)) not in found
+        found += [architecture] * new
+        fruitless = 0 if new else fruitless + 1
+        if fruitless > FRUITLESS:
+            raise UsageError(f"{count} networks that minimise LAT were asked for; {len(found)} were found.")
     return found
 
 
-def _cheapest(cell_type: CellType, nodes: int, costs_ms: NDArray[np.float64]) -> tuple[str, ...]:
+def _cheapest(
+    cell_type: CellType, nodes: int, costs: SearchCosts, jitter: float, rng: np.random.Generator
+) -> tuple[str, ...]:
     """The cheapest candidates; a node keeps at least its cheapest edge."""
     edges = cell_edges(cell_type, nodes)
-    chosen = [min(zip(costs_ms[i], edge.candidates, strict=False))[1] for i, edge in enumerate(edges)]
+    prices: list[dict[str, float]] = []
+    for edge, costs_ms in zip(edges, costs.edges_ms[cell_type], strict=True):
+        there = costs_ms[: len(edge.candidates)]
+        noisy = there + jitter * there.std() * rng.standard_normal(len(there))
+        prices.append(dict(zip(edge.candidates, noisy.tolist(), strict=True)))
+    chosen = [min(candidates, key=lambda c: candidates[c]) for candidates in prices]
     for node in range(nodes):
         arriving = [i for i, edge in enumerate(edges) if edge.node == node]
         if all(chosen[i] == ZERO for i in arriving):
-            options = [(costs_ms[i][j], i, c) for i in arriving for j, c in enumerate(edges[i].candidates) if c != ZERO]
+            options = [(prices[i][c] - prices[i][ZERO], i, c) for i in arriving for c in prices[i] if c != ZERO]
             _, index, chosen[index] = min(options)
     return tuple(chosen)
 
 
 def mixed(count: int, seed: int) -> list[Architecture]:
     """One architecture each of random macro configurations: strides, widths, levels, heads, activations, nodes."""
+    _require(count, seed)
     found: list[Architecture] = []
     rng = np.random.default_rng((seed, MIXED_SEED))
     while len(found) < count:
@@ -108,9 +118,15 @@ def unet_family(count: int, seed: int) -> list[Baseline]:
         for stride in (1, 2, 4)
         for quality_width in (8, 16)
     ]
+    _require(count, seed)
     if count > len(pairs):
         raise UsageError(f"{count} pairs of the U-Net family were asked for; there are {len(pairs)}.")
     return [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+
+
+def _require(count: int, seed: int) -> None:
+    if count < 1 or seed < 0:
+        raise UsageError(f"{count} networks of seed {seed}; expected at least 1 network and a seed of at least 0.")
 
 
 def sampled_set(name: str, macro: Macro, count: int, seed: int) -> list[Network]:

@@ -26,7 +26,7 @@ from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.worker import Item
 
-SELFTEST_PROTOCOL = Protocol(samples=5, block_us=500, warmup_ms=2, processes=12)
+SELFTEST_PROTOCOL = Protocol(samples=5, block_us=500, warmup_ms=2, processes=24)
 """Many processes and few samples in each, since processes differ more than samples do."""
 PAIRS = 66
 PLANTED_PCT = (0.0, 5.0, 10.0)

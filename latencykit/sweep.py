@@ -24,6 +24,7 @@ from latencykit.errors import InputError, InterruptedRunError, NotComparableErro
 from latencykit.files import TEMPORARY, remove_leftovers, write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
+from latencykit.instructions import as_used
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx
@@ -175,15 +176,17 @@ def build(
         InterruptedRunError: stopped from the keyboard; the same command resumes.
     """
     begin_s = time.perf_counter()
-    runtime = runtime_versions()
+    runtime, cpu = runtime_versions(), as_used(verdict.cpu)
     if plan.table is not None:
-        plan.table.require_same_machine(verdict.cpu, runtime)
+        plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
-    journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
+    journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
     before = {setting: len(journal.samples(setting)) for setting in plan.settings}
     try:
         table = measure_plan(plan, verdict, journal, advance)
-        table = fit(table) if plan.settings else replace(table, networks=_merged(table.networks, plan.networks))
+        table = fit(replace(table, networks=_merged(table.networks, plan.networks)))
+        if plan.table is not None and table != plan.table:
+            table = replace(table, parents=(*table.parents, table_checksum(plan.table)))
     except KeyboardInterrupt as stop:
         raise InterruptedRunError(
             f"stopped; what was measured is in {journal.path}, the same command resumes"
@@ -205,10 +208,9 @@ def runtime_versions() -> dict[str, str]:
 
 def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[[str], object]) -> Table:
     """The plan's table with what it misses, measured into the journal; nothing is fitted or written yet."""
-    table = plan.table or Table(verdict.cpu, journal.runtime, to_json(verdict), ())
+    table = plan.table or Table(as_used(verdict.cpu), journal.runtime, to_json(verdict), ())
     if plan.table is not None and plan.settings:
-        parents = (*table.parents, table_checksum(table))
-        table = replace(table, doctor=_both(table.doctor, verdict), parents=parents)
+        table = replace(table, doctor=_both(table.doctor, verdict))
     for setting in plan.settings:
         table = _measure_setting(table, setting, plan, journal, advance)
     return table
@@ -224,18 +226,16 @@ def _measure_setting(
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
     models = {key_id(key): (key_model(key), isinstance(key, Kernel)) for key in keys if not _is_defined(key)}
-    batches = {journal.protocol: models}
+    batches = [(journal.protocol, models)]
     for pace_hz in (None, PACE_HZ):
         names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
-        batches[network_protocol(pace_hz)] = {
-            timing_id(network.id, pace_hz): (network_model(network), False)
-            for network in plan.networks
-            if network.id in names
-        }
+        timed = (network for network in plan.networks if network.id in names)
+        networks = {timing_id(network.id, pace_hz): (network_model(network), False) for network in timed}
+        batches.append((network_protocol(pace_hz), networks))
     reference_us = table.reference_us(setting)
-    if any(batches.values()) and (reference_us or journal.samples(setting)):
+    if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
-    for rhythm, batch in batches.items():
+    for rhythm, batch in batches:
         measure_batch(batch, setting, rhythm, reference_us, journal, advance)
     measured = collect(journal.samples(setting))
     rows = [
@@ -253,8 +253,10 @@ def _measure_setting(
 
 
 def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> tuple[LoweredNetwork, ...]:
-    known = {network.id for network in held}
-    return (*held, *(network for network in more if network.id not in known))
+    found = {network.id: network for network in held}
+    for network in more:
+        found.setdefault(network.id, network)
+    return tuple(found.values())
 
 
 def measure_batch(
@@ -299,7 +301,8 @@ def network_model(network: LoweredNetwork) -> bytes:
 
 def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
     """The drift through a build, thinned out evenly; of the steadiest samples only."""
-    seen = [figure for sample in steadiest(journal.samples(setting)).values() for figure in sample.sentinel_us]
+    steady = steadiest(journal.samples(setting)).values()
+    seen = [round(figure, 3) for sample in steady for figure in sample.sentinel_us]
     return [Sentinel(setting, tuple(seen[:: math.ceil(len(seen) / KEPT_SENTINELS)]))] if seen else []
 
 

@@ -16,7 +16,7 @@ from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
-from latencykit.kernels import Kernel
+from latencykit.kernels import MAX_TEXT, Kernel
 from latencykit.keys import Edge, Key, Level, Primitive, key_id, key_level
 from latencykit.macro import Macro
 from latencykit.measurement import LONGEST_US, Measurement
@@ -136,9 +136,10 @@ class LoweredNetwork:
     kernels: Mapping[Kernel, int]
 
     def __post_init__(self) -> None:
-        for kernel, count in self.kernels.items():
-            if not 1 <= count <= MAX_NODES:
-                raise InputError(f"{self.id} runs {kernel} {shown(count)} times; expected 1 to {MAX_NODES}.")
+        if not (self.id.isprintable() and 0 < len(self.id) <= MAX_TEXT):
+            raise InputError(f"network {self.id[:80]!r}: expected a name of at most {MAX_TEXT} printable characters.")
+        if wrong := [count for count in self.kernels.values() if not 1 <= count <= MAX_NODES]:
+            raise InputError(f"network {self.id}: a kernel runs {shown(wrong[0])} times; expected 1 to {MAX_NODES}.")
 
 
 def network_id(network: Network) -> str:
@@ -186,8 +187,16 @@ class Table:
             raise InputError("table: `runtime` names no version of onnxruntime.")
         if len(self._index) != len(self.rows):
             raise InputError("table: two rows have the same setting, level and key.")
-        if lost := {sentinel.setting for sentinel in self.sentinels} - {row.setting for row in self.rows}:
-            raise InputError(f"table: a sentinel of {lost.pop()}, a setting without rows.")
+        of_settings: Mapping[str, Sequence[Sentinel | NetworkTiming | CostModel]] = {
+            "sentinel": self.sentinels, "timing": self.timings, "cost model": self.models,
+        }  # fmt: skip
+        for what, found in of_settings.items():
+            if lost := {one.setting for one in found} - {row.setting for row in self.rows}:
+                raise InputError(f"table: a {what} of {lost.pop()}, a setting without rows.")
+        if len({(t.setting, t.pace_hz, t.network) for t in self.timings}) != len(self.timings):
+            raise InputError("table: a network was timed twice under one setting and rhythm.")
+        if len({(m.setting, m.pace_hz) for m in self.models}) != len(self.models):
+            raise InputError("table: two cost models of one setting and rhythm.")
         if len(self._networks) != len(self.networks):
             raise InputError("table: a network is listed twice.")
         if unknown := {timing.network for timing in self.timings} - self._networks.keys():
@@ -293,13 +302,21 @@ class Table:
                 "Write a new one: latencykit build --out NEW.json"
             )
 
-    def require_same_instructions(self, cpu: CpuFacts) -> None:
-        """Raise `NotComparableError` where this CPU would run other kernels than the table's."""
+    def require_same_kernels(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
+        """Raise `NotComparableError` where a network would run other kernels under these facts than the table's."""
+        remedy = (
+            "the runtime makes other kernels here. Use what the table brought along, or make it again with these "
+            "networks: latencykit kit make --models DIR"
+        )
         if self.cpu.isa != cpu.isa:
             raise NotComparableError(
                 f"{self.name} is of a CPU with {', '.join(self.cpu.isa) or 'no vector instructions'}, this one has "
-                f"{', '.join(cpu.isa) or 'none'}: the runtime makes other kernels here. Use what the table brought "
-                "along, or make it again with these networks: latencykit kit make --models DIR"
+                f"{', '.join(cpu.isa) or 'none'}: {remedy}"
+            )
+        if self.runtime["onnxruntime"] != runtime["onnxruntime"]:
+            raise NotComparableError(
+                f"{self.name} was measured with onnxruntime {self.runtime['onnxruntime']}, this is "
+                f"{runtime['onnxruntime']}: {remedy}"
             )
 
     def to_frame(self) -> pd.DataFrame:

@@ -97,6 +97,8 @@ def _from_schema_1(data: dict[str, Any], where: str) -> dict[str, Any]:
     if data.get("calibration") is not None or data.get("validation") is not None:
         raise InputError(f"{where}: a table of schema 1 has neither `calibration` nor `validation`.")
     added: dict[str, list[Any]] = {"macros": [], "networks": [], "timings": [], "models": [], "validations": []}
+    if early := sorted(added.keys() & data.keys()):
+        raise InputError(f"{where}: unknown field {early[0]!r}; a table of schema 1 has none.")
     return {key: value for key, value in data.items() if key not in ("calibration", "validation")} | added
 
 
@@ -169,7 +171,7 @@ def _table(file: _TableFile, path: Path) -> Table:
         LoweredNetwork(
             network.id,
             None if network.architecture is None else architecture_from_json(network.architecture, f"{where}: network"),
-            {_listed(kernels, index, "kernel", where): count for index, count in network.kernels},
+            _counts(network, kernels, where),
         )
         for network in file.networks
     )
@@ -195,6 +197,13 @@ def _table(file: _TableFile, path: Path) -> Table:
         file.parents,
         path,
     )  # fmt: skip
+
+
+def _counts(network: _NetworkFile, kernels: Sequence[Kernel], where: str) -> dict[Kernel, int]:
+    counts = {_listed(kernels, index, "kernel", where): count for index, count in network.kernels}
+    if len(counts) < len(network.kernels):
+        raise InputError(f"{where}: network {network.id} lists a kernel twice.")
+    return counts
 
 
 def _listed(items: Sequence[T], index: int, what: str, where: str) -> T:

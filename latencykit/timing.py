@@ -13,6 +13,8 @@ from latencykit.measurement import Protocol
 
 WARMUP_CALLS = 3
 MAX_REPEATS = 1_000_000
+PLANTING_NS = 500
+"""What planting a slowdown costs any call: several looks at the clock."""
 
 Clock = Callable[[], int]
 """Nanoseconds, monotonic."""
@@ -36,16 +38,19 @@ def sample_us(
 
 
 def slowed(call: Callable[[], object], percent: float, clock: Clock = time.perf_counter_ns) -> Callable[[], None]:
-    """A call that takes `percent` longer: it then waits, at work, for that part of what it has just taken.
+    """A call that waits at work behind each call: `PLANTING_NS`, and `percent` of that and of what the call took.
 
-    The wait is real time within the timed block, so that the whole way from there to a verdict can be tested.
+    The wait is real time within the timed block, so the whole way from there to a verdict can be tested. Against the
+    same call with 0 percent it takes that much longer; the fixed wait hides how long a look at the clock takes.
     """
+    share = percent / 100
 
     def slow() -> None:
         begin = clock()
         call()
-        end = begin + (clock() - begin) * (1 + percent / 100)
-        while clock() < end:
+        end = clock()
+        until = end + PLANTING_NS + share * (end - begin + PLANTING_NS)
+        while clock() < until:
             pass
 
     return slow

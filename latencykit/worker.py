@@ -34,8 +34,8 @@ class Item:
         id: comes back with the result.
         path: the ONNX file.
         as_is: run the graph as it stands, since it is an optimised one already.
-        slowdown_pct: planted by the self-test: each call takes this much longer. 0 has the cost of planting and no
-            wait; None, everywhere else, is the bare call.
+        slowdown_pct: planted by the self-test: each call takes this much longer than with 0, which has the cost of
+            planting alone; None, everywhere else, is the bare call.
     """
 
     id: str

@@ -13,7 +13,7 @@ from latencykit.edges import SearchCosts, cost
 from latencykit.errors import NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.progress import progress
@@ -44,7 +44,7 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) ->
         table = load_table(path)
         if all(table.has_edges(setting, macro, None) for setting in settings for macro in macros):
             return table
-        table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
+        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
     with progress("lower networks", networks_to_lower() * len(macros)) as advance:
         needs = space_needs(macros, advance=advance)
     plan = plan_build(path, settings, needs.keys, needs.calibration)
@@ -65,7 +65,7 @@ def validate_table(table: Table, macro: Macro, threads: int, networks: int, out:
         if isinstance(before, dict) and asked.items() <= before.items():
             return True
     try:
-        table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
+        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
     except NotComparableError:
         return False
     chosen = choose_networks(table, table.setting(threads), macro, networks, VALIDATION_SEED)
@@ -98,7 +98,7 @@ def measure_rows(
         store: JSON file of what was timed.
     """
     names = {model: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for model, file in models.items()}
-    cpu = read_cpu()
+    cpu = used_cpu()
     group = f"{cpu.model}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
     kept = _stored(store)
     if not kept.get(group, {}).keys() >= set(names.values()):

@@ -23,7 +23,7 @@ LAYERS = (
     *("errors", "bounds", "files", "archive", "schema"),
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
     *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture"),
-    *("measurement", "judge", "timing", "runtime", "worker", "lowering", "kernels", "bench"),
+    *("measurement", "judge", "timing", "runtime", "instructions", "worker", "lowering", "kernels", "bench"),
     *("rules", "evidence", "guard", "outside"),
     *("calibration", "keys", "table", "table_file", "interpolation", "predict"),
     *("coverage", "edges", "calibrate", "sweep", "lines", "kit_plan", "kit_work", "kit_runner", "kit_start"),
@@ -34,6 +34,7 @@ LAYERS = (
 )
 
 BUILDS_ONNX = {
+    "instructions": "reads the block of the runtime's layout off a convolution",
     "lowering": "turns graphs into ONNX and back",
     "kernels": "reads the graph that the runtime has optimised, and cuts single kernels out of it",
     "rules": "says what a model from outside may hold",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from latencykit.table_file import load_table
 from latencykit.topology import check_threads
 
 SHOWN_ROWS = 25
+_PLAIN: Mapping[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False}
 
 
 @click.command("compare")
@@ -102,7 +103,7 @@ def _shown(found: Comparison, counts: str) -> list[Any]:
     ]
     changed = [row for row in found.rows if row.judgement.outcome in ("SLOWER", "FASTER")]
     changed.sort(key=lambda row: row.judgement.ratio, reverse=True)
-    grid = Grid("verdict", "B to A", "95 % interval", "A us", "threads", "what", box=None, header_style="bold")
+    grid = Grid("verdict", "B to A", "95 % interval", "A us", "threads", "what", **_PLAIN)
     for row in _ends(changed):
         judgement = row.judgement
         low, high = map(_percent, judgement.interval)

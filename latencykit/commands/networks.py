@@ -10,7 +10,7 @@ import click
 
 from latencykit.architecture import Network, network_graph, write_architecture
 from latencykit.bench import NETWORK_PROTOCOL, background_load, measure_models
-from latencykit.commands.options import FILE, kernels_for, macro_of, macro_option, pace_option, stride_option
+from latencykit.commands.options import FILE, PACE, kernels_for, macro_of, macro_option, pace_option, stride_option
 from latencykit.console import emit, json_option, threads_option
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure
@@ -66,7 +66,7 @@ def sample_command(
 @click.argument("table", type=FILE)
 @click.argument("model", type=FILE)
 @threads_option
-@click.option("--pace", type=float, help="Latency at this many calls a second instead of back to back.")
+@click.option("--pace", type=PACE, help="Latency at this many calls a second instead of back to back.")
 @click.option("--interpolate", is_flag=True, help="Guess kernels that the table does not hold, and mark them.")
 @click.option("--plot", type=FILE, help="The dearest kernels as bars, PNG or SVG.")
 @json_option
@@ -134,8 +134,8 @@ def measure_command(
 
     Example: latencykit measure a.onnx b.onnx --threads 2 --pace 30
     """
-    if processes < 1 or load < 0 or (pace is not None and pace <= 0):
-        raise UsageError(f"--processes {processes} >= 1, --load {load} >= 0 and --pace {pace} > 0 expected.")
+    if processes < 1 or load < 0:
+        raise UsageError(f"--processes {processes} >= 1 and --load {load} >= 0 expected.")
     check_threads(threads)
     warnings = [warning for model in models for warning in open_outside(model, "run", Setting(threads=1)).warnings]
     with (

@@ -14,7 +14,7 @@ from latencykit.bounds import MAX_MODEL_BYTES
 from latencykit.coverage import stride_macros
 from latencykit.errors import UsageError
 from latencykit.files import read_bytes
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro, read_macro
@@ -27,7 +27,8 @@ from latencykit.topology import check_threads
 FILE = click.Path(path_type=Path)
 stride_option = click.option("--stride", type=int, help="Input stride of both networks; overrides --macro's.")
 macro_option = click.option("--macro", "macro_path", type=FILE, help="JSON file of a macro configuration.")
-pace_option = click.option("--pace", type=float, help="Calls a second; without it back to back.")
+PACE = click.FloatRange(min=0, min_open=True)
+pace_option = click.option("--pace", type=PACE, help="Calls a second; without it back to back.")
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -67,7 +68,7 @@ def kernels_for(table: Table, path: Path) -> Mapping[Kernel, int]:
     """
     known = table.network(_name_of(path))
     if known is None:
-        table.require_same_instructions(read_cpu())
+        table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
         known = lowered_model(path)
     return known.kernels
 
@@ -81,7 +82,7 @@ def _name_of(path: Path) -> str:
 def table_of_this_machine(path: Path) -> Table:
     """A table that this machine's timing may be held against; raises `NotComparableError`."""
     table = load_table(path)
-    table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
+    table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
     return table
 
 

@@ -16,10 +16,11 @@ from latencykit.kernels import Kernel, KernelInput, kernel_from_json, kernel_mod
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import MAX_CELL_NODES, MAX_IMAGE_SIZE, MAX_LEVELS, MAX_WIDTH, Macro, read_macro
 from latencykit.measurement import MAX_PROCESSES, MAX_SAMPLES, Measurement
+from latencykit.predict import predict_kernels
 from latencykit.sample import sample_architectures
 from latencykit.schema import to_json
 from latencykit.space import template
-from latencykit.table import load_table
+from latencykit.table_file import TABLE_SCHEMA, load_table
 from tests.latencykit.made_up import relu_kernel
 from tests.latencykit.running import SMALL
 from tests.latencykit.test_table import changed, frozen, signed, write
@@ -42,6 +43,9 @@ def spoil(text: str, kind: str) -> bytes:
         "UTF-16": lambda: text.encode("utf-16"),
         "not UTF-8": lambda: text.replace('"', '"\udcff', 1).encode(errors="surrogateescape"),
         "NUL": lambda: text.encode() + b"\0",
+        "a terminal's command": lambda: text.replace("{", '{"\\u001b[2J": 1, ', 1).encode(),
+        "text that turns round": lambda: text.replace("{", '{"\u202e": 1, ', 1).encode(),
+        "a deletion": lambda: text.replace("{", '{"\x7f": 1, ', 1).encode(),
         "half a character": lambda: text.replace("{", '{"\\ud800": 1, ', 1).encode(),
         "NaN": lambda: (text[:first] + "NaN, " + text[first:]).encode(),
         "NaN as a value": lambda: text.replace("{", '{"x": NaN, ', 1).encode(),
@@ -65,7 +69,7 @@ KINDS = (
     *("empty", "truncated", "byte order mark", "UTF-16", "not UTF-8", "NUL", "half a character", "NaN"),
     *("NaN as a value", "Infinity as a value", "beyond a float", "a key twice", "a million deep"),
     *("a value that is deep", "a number of many digits", "a number of too many digits", "two documents"),
-    *("a comment", "a list", "text", "pickle"),
+    *("a comment", "a list", "text", "pickle", "a terminal's command", "text that turns round", "a deletion"),
 )
 
 
@@ -163,10 +167,10 @@ ACTIVATION = {"kind": "activation", "type": "tensor(float)"}
         (kernel_row(op="Relu", inputs=[{**ACTIVATION, "shape": [1 << 27]}] * 3), "number of elements of a kernel Relu"),
         (kernel_row(op="Relu", inputs=[{**ACTIVATION, "shape": [1]}] * 5000), "number of a kernel's inputs is 5000"),
         (kernel_row(inputs=[{"kind": "cloud"}]), "is 'cloud'; expected none, activation or weight"),
-        (kernel_row(inputs=[{**ACTIVATION, "type": "\x1b[31m", "shape": [1]}]), "printable characters"),
+        (kernel_row(inputs=[{**ACTIVATION, "type": "\x1b[31m", "shape": [1]}]), "cannot be printed"),
         (kernel_row(inputs=[{**ACTIVATION, "shape": [2], "value": [1.0]}]), "of 2 elements has the values"),
         (kernel_row(inputs=[{**ACTIVATION, "shape": [1], "value": [1e300]}]), "has the values"),
-        (kernel_row(op="\x1b[2J"), "the name of a kernel is '.x1b"),
+        (kernel_row(op="\x1b[2J"), "cannot be printed"),
         (kernel_row(op="R" * 5000), "expected at most 1000 printable"),
         (kernel_row(version=10**30), "the version of a kernel is a number of 100 bits"),
         (kernel_row(outputs=0), "number of a kernel's outputs is 0"),
@@ -186,7 +190,7 @@ ACTIVATION = {"kind": "activation", "type": "tensor(float)"}
         (changed(parameters=10**4000), "parameters is a number of 13288 bits"),
         (changed(samples_us=[[1.0] * (MAX_SAMPLES + 1)]), f"up to {MAX_SAMPLES + 1} samples in one"),
         (changed(samples_us=[[1.0]] * (MAX_PROCESSES + 1)), f"of {MAX_PROCESSES + 1} processes"),
-        (changed(origin="fitted", samples_us=None, median_us=-1.0), "-1.0 us; expected 0 to 1e"),
+        (changed(origin="fitted", samples_us=None, median_us=-1e13), "us; expected a number of at most"),
         (changed(origin="interpolated", samples_us=None, median_us=1e300), "1e\\+300 us; expected"),
         (signed({**frozen(), "sentinels": [{"setting": 0, "medians_us": []}]}), "without samples"),
         (signed({**frozen(), "sentinels": [{"setting": 0, "medians_us": [0.0]}]}), "sample is 0.0 us"),
@@ -243,3 +247,81 @@ def test_a_batch_normalisation_has_a_variance_that_has_a_root() -> None:
     mean = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "input3"))
     assert variance.min() >= 1
     assert mean.min() < 0
+
+
+# What calibration adds to a table
+
+
+def edged(**change: Any) -> dict[str, Any]:
+    """A table with the edge cost of everything not chosen, changed."""
+    key = {"macro": 0, "cell_type": None, "index": 0, "candidate": "", "pace_hz": None} | change
+    row = {"level": "edge", "setting": 0, "label": "", "origin": "fitted", "median_us": 1.0, "key": key}
+    data = calibrated()
+    data["macros"] = [asdict(SMALL)]
+    data["rows"].append({**row, "macs": 0, "parameters": 0, "bytes": 0})
+    return signed(data)
+
+
+def calibrated(**change: Any) -> dict[str, Any]:
+    """The frozen table's rows under the schema of today, with a network, its timing and a cost model, changed."""
+    data = {key: value for key, value in frozen().items() if key not in ("calibration", "validation")}
+    covariance = [[0.1, 0.0], [0.0, 0.1]]
+    model = {"setting": 0, "pace_hz": None, "coefficients": {"call": 1.0, "sum_us": 1.0}, "covariance": covariance}
+    data |= {
+        "schema": TABLE_SCHEMA,
+        "macros": [],
+        "models": [{**model, "spread_pct": 2.0, "residual_pct": 1.0, "networks": 24}],
+        "networks": [{"id": "n", "architecture": None, "kernels": [[0, 1]]}],
+        "timings": [{"setting": 0, "pace_hz": None, "network": "n", "medians_us": [5.0]}],
+        "validations": [],
+    }
+    for place, value in change.items():
+        name, _, field = place.partition("__")
+        data[name] = [{**data[name][0], field: value}] if field else value
+    return signed(data)
+
+
+def test_the_tables_that_these_attacks_are_made_of_load(tmp_path: Path) -> None:
+    assert load_table(write(tmp_path / "t.json", calibrated())).models
+    assert load_table(write(tmp_path / "t.json", edged())).rows
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (edged(macro=1), "names macro configuration 1"),
+        (edged(index=1), "None has no edge 1 with a candidate ''"),
+        (edged(cell_type="down", index=-1, candidate="max_pool"), "down has no edge -1"),
+        (edged(cell_type="down", index=10**6, candidate="max_pool"), "down has no edge 1000000"),
+        (edged(cell_type="down", candidate="explode"), "with a candidate 'explode'"),
+        (edged(pace_hz=0.0), "a pace of 0.0 calls a second"),
+        (edged(pace_hz=1e300), "a pace of 1e.300 calls a second"),
+        (calibrated(models__pace_hz=-1.0), "a pace of -1.0 calls a second"),
+        (calibrated(models__spread_pct=-2.0), "errors of -2.0"),
+        (calibrated(models__coefficients={}), "do not fit together"),
+        (calibrated(models__coefficients={"call": 1e300, "sum_us": 1.0}), "no plausible number"),
+        (calibrated(models__covariance=[[0.0] * 2] * 200), "at most 100 coefficients"),
+        (calibrated(networks__kernels=[[0, 0]]), "runs .* 0 times; expected 1 to"),
+        (calibrated(networks__kernels=[[0, 10**400]]), "runs .* a number of 1329 bits times"),
+        (calibrated(networks__kernels=[[0, 1], [0, 2]]), "network n lists a kernel twice"),
+        (calibrated(networks__kernels=[[10**6, 1]]), "names kernel 1000000"),
+        (calibrated(networks__architecture={"schema": 1}), "missing required field"),
+        (calibrated(timings__network="m"), "a timing of m, a network that is not listed"),
+        (calibrated(timings__medians_us=[]), "expected positive microseconds"),
+        (calibrated(timings__pace_hz=-3.0), "a pace of -3.0 calls a second"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_calibrated_table_that_means_nothing_is_refused(data: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"t\.json.*{message}"):
+        load_table(write(tmp_path / "t.json", data))
+
+
+@pytest.mark.parametrize("coefficients", [{"call": 0.0, "sum_us": 0.0}, {"call": -5.0, "sum_us": -1.0}])
+def test_a_cost_model_that_gives_no_time_at_all_is_refused_where_it_is_used(
+    coefficients: dict[str, float], tmp_path: Path
+) -> None:
+    table = load_table(write(tmp_path / "t.json", calibrated(models__coefficients=coefficients)))
+    kernels = table.networks[0].kernels
+    with pytest.raises(InputError, match="calibrate the table again"):
+        predict_kernels(table, table.settings[0], kernels)

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from latencykit import selftest as module
 from latencykit.cli import main
 from latencykit.commands import compare as commands
 from latencykit.errors import UsageError
 from latencykit.measurement import Protocol
-from latencykit.selftest import ITEMS_A_KERNEL, PLANTED_PCT, selftest, selftest_kernels
+from latencykit.selftest import BARS_PCT, ITEMS_A_KERNEL, PLANTED_PCT, selftest, selftest_kernels
 from latencykit.topology import physical_cpus
 from tests.latencykit.made_up import ONE, TINY, FakeWorkers, relu_kernel
 
@@ -124,4 +123,4 @@ def test_real_kernels_are_measured_slowed_and_judged(monkeypatch: pytest.MonkeyP
 
 
 def test_the_bars_cover_what_is_planted():
-    assert set(module.BARS_PCT) == set(PLANTED_PCT)
+    assert set(BARS_PCT) == set(PLANTED_PCT)

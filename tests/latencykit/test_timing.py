@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latencykit.measurement import Protocol
-from latencykit.timing import MAX_REPEATS, WARMUP_CALLS, sample_us, slowed
+from latencykit.timing import MAX_REPEATS, PLANTING_NS, WARMUP_CALLS, sample_us, slowed
 
 
 class Machine:
@@ -163,31 +163,32 @@ def test_paced_calls_on_the_real_clock_are_as_many_as_asked_for():
 # Planted slowdowns
 
 
-@pytest.mark.parametrize("percent", [0.0, 5.0, 10.0, 100.0])
-def test_a_slowed_call_takes_that_much_longer_and_calls_once(percent: float):
-    machine = Machine(call_ns=100_000)
+def took_ns(machine: Machine, percent: float, calls: int, step_ns: int = 20) -> list[int]:
+    """What slowed calls take where a look at the clock takes time too."""
 
-    def clock() -> int:  # a look at the clock takes time too
-        machine.now_ns += 10
+    def clock() -> int:
+        machine.now_ns += step_ns
         return machine.now_ns
 
-    slowed(machine.call, percent, clock)()
-    assert len(machine.calls) == 1
-    assert machine.now_ns == pytest.approx(100_000 * (1 + percent / 100), abs=50)
+    slow, took = slowed(machine.call, percent, clock), []
+    for _ in range(calls):
+        before = machine.now_ns
+        slow()
+        took.append(machine.now_ns - before)
+    assert len(machine.calls) == calls
+    return took
+
+
+@pytest.mark.parametrize("percent", [5.0, 10.0, 100.0])
+@pytest.mark.parametrize("call_ns", [2_000, 100_000])
+def test_a_slowed_call_takes_that_much_longer_than_one_slowed_by_nothing(percent: float, call_ns: int):
+    (before,), (after,) = took_ns(Machine(call_ns), 0.0, 1), took_ns(Machine(call_ns), percent, 1)
+    assert before == pytest.approx(call_ns + PLANTING_NS, abs=60)
+    assert after / before == pytest.approx(1 + percent / 100, abs=60 / call_ns)
 
 
 def test_a_slowed_call_waits_by_what_each_call_took():
     machine = Machine()
     machine.cost_ns = lambda index: 1000 * (index + 1) ** 2
-
-    def clock() -> int:
-        machine.now_ns += 1
-        return machine.now_ns
-
-    slow = slowed(machine.call, 50.0, clock)
-    took = []
-    for _ in range(4):
-        before = machine.now_ns
-        slow()
-        took.append(machine.now_ns - before)
-    assert took == pytest.approx([1500, 6000, 13500, 24000], abs=5)
+    expected = [1.5 * (1000 * n**2 + PLANTING_NS) for n in (1, 2, 3, 4)]
+    assert took_ns(machine, 50.0, 4, step_ns=1) == pytest.approx(expected, abs=5)
