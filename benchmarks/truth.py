@@ -99,7 +99,7 @@ def main(table: Path, threads: str, out: Path) -> None:
 
 
 def _add_other_kernels(table: Path, threads: str, out: Path) -> None:
-    done = out / "added.json"
+    done = out / f"added-{threads}.json"
     if done.exists():
         return
     words = []

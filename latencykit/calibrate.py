@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -125,7 +126,11 @@ def _models(table: Table) -> list[CostModel]:
 
 def _alike(a: CostModel, b: CostModel) -> bool:
     """Whether two models differ by rounding at most, as those of one table fitted on two machines do."""
-    if (a.networks, a.coefficients.keys()) != (b.networks, b.coefficients.keys()):
+    shapes = [(m.networks, m.coefficients.keys(), len(m.spread_by_latency)) for m in (a, b)]
+    if shapes[0] != shapes[1]:
         return False
-    one, other = ([*m.coefficients.values(), m.spread_pct, m.residual_pct] for m in (a, b))
+    spreads = ([*itertools.chain.from_iterable(m.spread_by_latency)] for m in (a, b))
+    one, other = (
+        [*m.coefficients.values(), m.spread_pct, m.residual_pct, *s] for m, s in zip((a, b), spreads, strict=True)
+    )
     return np.allclose(one, other, rtol=1e-6, atol=1e-9)

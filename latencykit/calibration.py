@@ -34,6 +34,8 @@ USUAL_L2_BYTES = 1 << 20
 COVERAGE_PCT = 90.0
 """Share of networks that an interval is to hold."""
 FEWEST_NETWORKS = 8
+NETWORKS_A_SPREAD = 30
+"""So many tell a ninth tenth from their largest error."""
 MOST_NETWORKS = 1_000_000
 MOST_FEATURES = 100
 LEAST_OF_SUM = 0.5
@@ -106,6 +108,8 @@ class CostModel:
             predicted from all others, lie within.
         residual_pct: mean absolute error of these predictions.
         networks: how many there were.
+        spread_by_latency: the same half width at several latencies (microseconds, percent), ascending, where there were
+            networks enough to tell: a small network's error is another than a large one's.
     """
 
     setting: Setting
@@ -115,6 +119,7 @@ class CostModel:
     spread_pct: float
     residual_pct: float
     networks: int
+    spread_by_latency: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"cost model of {self.setting}"
@@ -127,6 +132,15 @@ class CostModel:
             raise InputError(f"{where}: a coefficient is no plausible number: {figures}.")
         if not (0 <= self.spread_pct <= LONGEST_US and 0 <= self.residual_pct <= LONGEST_US):
             raise InputError(f"{where}: an error of {self.spread_pct} % or {self.residual_pct} %; expected 0 or more.")
+        places = [place for place, _ in self.spread_by_latency]
+        if (
+            len(places) > MOST_FEATURES
+            or sorted(set(places)) != places
+            or not all(
+                0 < place <= LONGEST_US and 0 <= spread <= LONGEST_US for place, spread in self.spread_by_latency
+            )
+        ):
+            raise InputError(f"{where}: spreads by latency that are not ascending, or no plausible numbers.")
         if not 0 < self.networks <= MOST_NETWORKS:
             raise InputError(f"{where}: fitted to {shown(self.networks)} networks; expected 1 to {MOST_NETWORKS}.")
 
@@ -143,7 +157,11 @@ class CostModel:
         latency_us = self.latency_us(features)
         relative = np.array([features.get(name, 0.0) for name in self.coefficients]) / latency_us
         unlike = max(0.0, float(relative @ np.array(self.covariance) @ relative))
-        half = self.spread_pct / 100 * math.sqrt(1 + unlike)
+        spread_pct = self.spread_pct
+        if self.spread_by_latency:
+            places, spreads = zip(*self.spread_by_latency, strict=True)
+            spread_pct = float(np.interp(math.log(latency_us), np.log(places), spreads))
+        half = spread_pct / 100 * math.sqrt(1 + unlike)
         return latency_us * max(0.0, 1 - half), latency_us * (1 + half)
 
 
@@ -166,16 +184,28 @@ def fit_model(
     fits = [_ridge(design, prior, strength) for strength in RIDGES]
     weights, covariance, errors = min(fits, key=lambda fit: float(np.abs(fit[2]).mean()))
     unlike = np.einsum("ij,jk,ik->i", design, covariance, design)
-    spread = _conformal(np.abs(errors) / np.sqrt(1 + unlike))
+    typical = np.abs(errors) / np.sqrt(1 + unlike)
     return CostModel(
         setting,
         pace_hz,
         dict(zip(names, map(float, weights), strict=True)),
         tuple(tuple(map(float, row)) for row in covariance),
-        100 * spread,
+        100 * _conformal(typical),
         float(100 * np.abs(errors).mean()),
         len(networks),
+        _spread_by_latency(typical, target),
     )
+
+
+def _spread_by_latency(
+    typical: NDArray[np.float64], measured_us: NDArray[np.float64]
+) -> tuple[tuple[float, float], ...]:
+    """Half widths of groups of networks of like latency; none where there is one group only."""
+    groups = len(typical) // NETWORKS_A_SPREAD
+    if groups < 2:
+        return ()
+    parts = np.array_split(np.argsort(measured_us), groups)
+    return tuple((float(np.median(measured_us[part])), 100 * _conformal(typical[part])) for part in parts)
 
 
 def _ridge(

@@ -189,7 +189,7 @@ def _table(file: _TableFile, path: Path) -> Table:
         tuple(
             CostModel(
                 _listed(file.settings, m.setting, "setting", where),
-                m.pace_hz, m.coefficients, m.covariance, m.spread_pct, m.residual_pct, m.networks,
+                m.pace_hz, m.coefficients, m.covariance, m.spread_pct, m.residual_pct, m.networks, m.spread_by_latency,
             )
             for m in file.models
         ),
@@ -297,6 +297,7 @@ class _ModelFile:
     spread_pct: float
     residual_pct: float
     networks: int
+    spread_by_latency: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
