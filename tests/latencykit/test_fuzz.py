@@ -26,13 +26,13 @@ def fuzz() -> ModuleType:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_errors_of_this_project_come_out_of_a_loader(name: str, fuzz: ModuleType) -> None:
-    tally = fuzz.Tally()
-    fuzz.fuzz(name, INPUTS, SEED, tally)
+    tally, inputs = fuzz.Tally(), 80 if name == "result" else INPUTS
+    fuzz.fuzz(name, inputs, SEED, tally)
     assert tally.data["examples"] == []
     assert tally.data["failures"] == 0
-    assert tally.data["inputs"] == INPUTS
+    assert tally.data["inputs"] == inputs
     assert tally.data["accepted"] > 0
-    assert tally.data["refused"] > INPUTS / 5
+    assert tally.data["refused"] > inputs / 5
     assert len(tally.as_json()["refused_as"]) > 5
 
 
