@@ -125,8 +125,13 @@ def lower_samples(
     macro: Macro, networks: int = FIT_NETWORKS, advance: Callable[[], object] = lambda: None
 ) -> LoweredSamples:
     """Lower the networks that edge costs are fitted to, on this CPU; the same for every setting and rhythm."""
-    architectures = sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
+    architectures = fit_architectures(macro, networks)
     return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)), networks)
+
+
+def fit_architectures(macro: Macro, networks: int = FIT_NETWORKS) -> list[Architecture]:
+    """The networks that edge costs are fitted to, and those that tell the residual."""
+    return sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
 
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:
