@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from latencykit import edges
 from latencykit.calibrate import fit_table
 from latencykit.calibration import NetworkTiming
 from latencykit.host import CpuFacts, read_cpu
@@ -27,16 +25,6 @@ from latencykit.table import LoweredNetwork, Row, Sentinel, Table, defined_row, 
 
 ONE = Setting(threads=1)
 PROCESSES = 2
-
-
-@contextmanager
-def few_networks() -> Iterator[None]:
-    """So few networks to fit edge costs to that a result is made, and taken in, within a fraction of a second."""
-    before, edges.HELD_OUT_NETWORKS = edges.HELD_OUT_NETWORKS, 4
-    try:
-        yield
-    finally:
-        edges.HELD_OUT_NETWORKS = before
 
 
 def noise(*words: object) -> float:

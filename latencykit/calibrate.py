@@ -10,7 +10,7 @@ import numpy as np
 
 from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
 from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
-from latencykit.edges import FIT_NETWORKS, HELD_OUT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
+from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges, held_out, lower_samples
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Primitive
 from latencykit.macro import Macro
@@ -47,7 +47,7 @@ class SpaceNeeds:
 
 def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
     """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
-    return fit_networks + HELD_OUT_NETWORKS + sampled
+    return fit_networks + held_out(fit_networks) + sampled
 
 
 def space_needs(

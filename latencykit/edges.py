@@ -31,7 +31,7 @@ from latencykit.table import Row, Table
 CANDIDATES = 5
 """Width of a cost array: the most candidates that an edge has (Table I)."""
 FIT_NETWORKS = 480
-HELD_OUT_NETWORKS = 60
+FEWEST_HELD_OUT = 4
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6
 
@@ -129,9 +129,14 @@ def lower_samples(
     return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)), networks)
 
 
+def held_out(networks: int) -> int:
+    """How many networks tell the residual of a fit to so many."""
+    return max(FEWEST_HELD_OUT, networks // 8)
+
+
 def fit_architectures(macro: Macro, networks: int = FIT_NETWORKS) -> list[Architecture]:
     """The networks that edge costs are fitted to, and those that tell the residual."""
-    return sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
+    return sample_architectures(macro, networks + held_out(networks), FIT_SEED)
 
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:

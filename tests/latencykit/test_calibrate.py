@@ -7,7 +7,6 @@ import pytest
 
 from latencykit.calibrate import (
     CALIBRATION_SEED,
-    HELD_OUT_NETWORKS,
     SAMPLED_NETWORKS,
     SpaceNeeds,
     fit_table,
@@ -16,7 +15,7 @@ from latencykit.calibrate import (
 )
 from latencykit.calibration import FEWEST_NETWORKS
 from latencykit.coverage import COVERAGE_SEED, network_kernels, plain_networks, space_primitives
-from latencykit.edges import FIT_NETWORKS, FIT_SEED, LoweredSamples, cost, edge_rows, fit_edges
+from latencykit.edges import FIT_NETWORKS, FIT_SEED, LoweredSamples, cost, edge_rows, fit_edges, held_out
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge
 from latencykit.macro import Macro
@@ -93,7 +92,7 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
 
 
 def test_the_steps_are_known_before_roughly():
-    needed = FIT_NETWORKS + HELD_OUT_NETWORKS + SAMPLED_NETWORKS + len(plain_networks(ONE_NODE))
+    needed = FIT_NETWORKS + held_out(FIT_NETWORKS) + SAMPLED_NETWORKS + len(plain_networks(ONE_NODE))
     assert networks_to_lower() <= needed <= networks_to_lower() + 8
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,8 @@ def model() -> bytes:
     return graph_to_onnx(instantiate(sample_architectures(TINY, 1, seed=4)[0])).SerializeToString()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_networks() -> Iterator[None]:
-    with benchmark("synthetic_kit").few_networks():
-        yield
-
-
 @pytest.fixture(scope="module")
-def files(model: bytes, few_networks: None) -> Files:
+def files(model: bytes) -> Files:
     found: Files = benchmark("synthetic_kit").synthetic_result(TINY, [model], [ONE, TWO])
     return found
 

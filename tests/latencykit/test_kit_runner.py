@@ -58,7 +58,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             LOWERED[name] = real(plan, models)
         return LOWERED[name]
 
-    monkeypatch.setattr("latencykit.edges.HELD_OUT_NETWORKS", 5)
     monkeypatch.setattr(module, "lower", lower)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from latencykit import bench, edges, sweep
+from latencykit import bench, sweep
 from latencykit.calibrate import space_needs
 from latencykit.macro import Macro
 from latencykit.measurement import Protocol
@@ -108,7 +108,6 @@ def short_protocols() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(latency, "build", partial(build, protocol=QUICK))
         patch.setattr(latency, "validate", partial(validate, protocol=replace(QUICK, processes=2)))
         patch.setattr(latency, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
-        patch.setattr(edges, "HELD_OUT_NETWORKS", 4)
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
         patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1))
         patch.setitem(bench.measure_items.__kwdefaults__, "attempts", 1)
