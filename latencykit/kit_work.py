@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def lower(plan: KitPlan, models: Mapping[str, bytes]) -> Work:
 def time_networks(work: Work, settings: Sequence[Setting], table: Table, journal: Journal) -> None:
     """Time the unseen networks and the user's models back to back, after all that the table is made from."""
     networks = {network.id: network for network in (*work.validation, *work.brought)}
-    models = {name: (work.model(network), False) for name, network in networks.items()}
+    models = {name: (partial(work.model, network), False) for name, network in networks.items()}
     with lines("time unseen networks", len(settings) * len(models) * journal.protocol.processes) as advance:
         for setting in settings:
             measure_batch(models, setting, journal.protocol, table.reference_us(setting), journal, advance)

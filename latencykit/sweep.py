@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +226,12 @@ def _measure_setting(
 ) -> Table:
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
-    models = {key_id(key): (key_model(key), isinstance(key, Kernel)) for key in keys if not _is_defined(key)}
+    models = {key_id(k): (partial(key_model, k), isinstance(k, Kernel)) for k in keys if not _is_defined(k)}
     batches = [(journal.protocol, models)]
     for pace_hz in (None, PACE_HZ):
         names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
         timed = (network for network in plan.networks if network.id in names)
-        networks = {timing_id(network.id, pace_hz): (network_model(network), False) for network in timed}
+        networks = {timing_id(network.id, pace_hz): (partial(network_model, network), False) for network in timed}
         batches.append((network_protocol(pace_hz), networks))
     reference_us = table.reference_us(setting)
     if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
@@ -260,14 +261,23 @@ def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> t
 
 
 def measure_batch(
-    models: Mapping[str, tuple[bytes, bool]],
+    models: Mapping[str, tuple[Callable[[], bytes], bool]],
     setting: Setting,
     protocol: Protocol,
     reference_us: float | None,
     journal: Journal,
     advance: Callable[[str], object],
 ) -> None:
-    """Measure what the journal does not hold yet of some models, each with whether it is to run as it stands."""
+    """Measure what the journal does not hold yet of some models.
+
+    Args:
+        models: what makes each, since all of them together may be too large, and whether it is to run as it stands.
+        setting: the execution setting.
+        protocol: how often each is called.
+        reference_us: what the sentinel takes at its best.
+        journal: of what was measured; what is measured goes there.
+        advance: told the id of each sample set, those of the journal included.
+    """
     known = [sample for sample in journal.samples(setting) if sample.id in models]
     done = {(sample.id, sample.process) for sample in known}
     for name, _ in done:
@@ -277,7 +287,7 @@ def measure_batch(
         items = []
         for name, (model, as_is) in models.items():
             path = Path(scratch) / f"{name}.onnx"
-            path.write_bytes(model)
+            path.write_bytes(model())
             items.append(Item(name, str(path), as_is))
         with closing(measure_items(items, setting, protocol, known=known, reference_us=reference_us)) as samples:
             for sample in samples:
