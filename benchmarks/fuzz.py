@@ -29,7 +29,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from fuzzing.loaders import FREE, LOADERS, ROOT
+from fuzzing.kits import KIT_LOADERS
+from fuzzing.loaders import FREE, ROOT
+from fuzzing.loaders import LOADERS as PLAIN_LOADERS
 
 from latencykit.errors import InputError, LatencyKitError
 from latencykit.files import write_json
@@ -38,6 +40,7 @@ from latencykit.outside import open_model
 from latencykit.progress import progress
 from latencykit.runtime import runtime_version
 
+LOADERS = {**PLAIN_LOADERS, **KIT_LOADERS}
 LIMITS = Limits(memory_bytes=3 << 30, cpu_s=10**6)
 GUARD_LIMITS = Limits(wall_s=10**6, cpu_s=20)  # a run that was paused is no slow file
 INPUT_CPU_S = 20.0
