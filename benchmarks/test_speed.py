@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from latencykit.cost import fit_costs, predict_kernels
+from latencykit.edges import fit_costs
 from latencykit.host import read_cpu
 from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
+from latencykit.predict import predict_kernels
 from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.space import Architecture, instantiate
-from latencykit.table import Table, load_table, make_row
+from latencykit.table import Table, make_row
+from latencykit.table_file import load_table, save_table
 
 PAPER = Macro()
 ONE = Setting(threads=1)
@@ -79,5 +81,5 @@ def test_fit_the_costs_of_a_search(benchmark: BenchmarkFixture, architectures: l
 
 
 def test_load_a_table(benchmark: BenchmarkFixture, table: Table, tmp_path: Path) -> None:
-    table.save(tmp_path / "table.json")
+    save_table(table, tmp_path / "table.json")
     assert benchmark(load_table, tmp_path / "table.json").rows

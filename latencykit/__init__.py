@@ -13,20 +13,23 @@ if TYPE_CHECKING:
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
     from latencykit.compare import Comparison, compare
-    from latencykit.cost import SearchCosts, cost, predict_graph, predict_isolated, predict_kernels
     from latencykit.doctor import doctor
+    from latencykit.edges import SearchCosts, cost
     from latencykit.graph import Graph, Node
     from latencykit.host import CpuFacts, read_cpu
     from latencykit.kernels import Kernel, kernels_of
     from latencykit.lowering import graph_to_onnx, onnx_to_graph
     from latencykit.macro import Macro
     from latencykit.measurement import Measurement, Protocol
+    from latencykit.outside import check_outside, outside_kernels
+    from latencykit.predict import predict_graph, predict_isolated, predict_kernels
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
     from latencykit.selftest import SelfTest, selftest
     from latencykit.space import Architecture, instantiate, template
-    from latencykit.table import Table, load_table
-    from latencykit.validate import Validation, validate
+    from latencykit.table import Table
+    from latencykit.table_file import load_table, save_table
+    from latencykit.validate import Validation, choose_networks, validate
 
 _HOMES = {
     "Architecture": "space",
@@ -39,29 +42,33 @@ _HOMES = {
     "Measurement": "measurement",
     "Node": "graph",
     "Protocol": "measurement",
-    "SearchCosts": "cost",
+    "SearchCosts": "edges",
     "SelfTest": "selftest",
     "Session": "runtime",
     "Setting": "runtime",
     "Table": "table",
     "Validation": "validate",
     "baseline_graph": "baselines",
+    "check_outside": "outside",
+    "choose_networks": "validate",
+    "cost": "edges",
     "compare": "compare",
-    "cost": "cost",
     "doctor": "doctor",
     "graph_to_onnx": "lowering",
     "instantiate": "space",
     "kernels_of": "kernels",
-    "load_table": "table",
+    "load_table": "table_file",
     "measure": "bench",
     "network_graph": "architecture",
     "onnx_to_graph": "lowering",
-    "predict_graph": "cost",
-    "predict_isolated": "cost",
-    "predict_kernels": "cost",
+    "outside_kernels": "outside",
+    "predict_graph": "predict",
+    "predict_isolated": "predict",
+    "predict_kernels": "predict",
     "read_architecture": "architecture",
     "read_cpu": "host",
     "sample_architectures": "sample",
+    "save_table": "table_file",
     "selftest": "selftest",
     "template": "space",
     "validate": "validate",
@@ -86,6 +93,8 @@ __all__ = [
     "Table",
     "Validation",
     "baseline_graph",
+    "check_outside",
+    "choose_networks",
     "compare",
     "cost",
     "doctor",
@@ -96,12 +105,14 @@ __all__ = [
     "measure",
     "network_graph",
     "onnx_to_graph",
+    "outside_kernels",
     "predict_graph",
     "predict_isolated",
     "predict_kernels",
     "read_architecture",
     "read_cpu",
     "sample_architectures",
+    "save_table",
     "selftest",
     "template",
     "validate",

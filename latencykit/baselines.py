@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from latencykit.bounds import require_at_most
 from latencykit.builder import (
     IMAGE,
     GraphBuilder,
@@ -15,10 +16,17 @@ from latencykit.builder import (
 )
 from latencykit.errors import InputError
 from latencykit.graph import Graph
-from latencykit.macro import Head
+from latencykit.macro import MAX_IMAGE_SIZE, MAX_LEVELS, MAX_WIDTH, Head
 from latencykit.spec import Add, Concat, Conv, ConvTranspose, MaxPool
 
 RESNET18_BLOCKS = (2, 2, 2, 2)
+_MOST = {
+    "width": MAX_WIDTH,
+    "depth": MAX_LEVELS,
+    "stride": MAX_IMAGE_SIZE,
+    "quality_width": MAX_WIDTH,
+    "image_size": MAX_IMAGE_SIZE,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class Baseline:
         for name in ("width", "depth", "stride", "quality_width", "image_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"baseline.{name} is {getattr(self, name)}; expected at least 1.")
+        for name, most in _MOST.items():
+            require_at_most(f"baseline.{name}", getattr(self, name), most)
         if self.stride & (self.stride - 1):
             raise InputError(f"baseline.stride is {self.stride}; expected a power of two.")
         factor = self.stride * 2**self.depth

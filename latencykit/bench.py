@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latencykit.errors import InputError, LatencyKitError, UnfitError
+from latencykit.kernels import Kernel, KernelInput, kernel_model
 from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
 from latencykit.topology import check_threads
-from latencykit.worker import Item, Job, job_to_json
+from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_to_json
 
 NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
 """Whole networks: single calls, so that percentiles are a caller's, and enough of them for a 99th percentile."""
@@ -31,12 +34,34 @@ PACED_SAMPLES = 120
 P99_CALLS = 662
 """Calls that a 99th percentile needs for 99 % confidence (MLPerf's LoadGen)."""
 
+SENTINEL_ID = "sentinel"
+SENTINEL = Kernel(
+    "Conv",
+    "",
+    11,
+    (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1))),
+    (
+        KernelInput("activation", "tensor(float)", (1, 32, 32, 32)),
+        KernelInput("weight", "tensor(float)", (32, 32, 3, 3)),
+    ),
+    1,
+    (1, 32, 32, 32),
+)
+"""In the standard layout, so that it is the same on every instruction set; short, so that exchange counts."""
+STEADY_PCT = 15.0
+"""Above the fastest sentinel; its noise stays within 9 %, and the states seen lie 25 % and more apart."""
+UNSTEADY = (
+    "the sentinel kept changing: this machine's processors were busy or moved meanwhile; stop other programs, run again"
+)
+ATTEMPTS = 6
+PATIENCE_S = 60.0
+
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process found for one item."""
+    """What one process found for one item; `sentinel_us` is what the sentinel took before and after it."""
 
     id: str
     process: int
@@ -44,6 +69,12 @@ class Sample:
     affinity: tuple[str, ...]
     memory_bytes: int | None
     timed_s: float = 0.0
+    sentinel_us: tuple[float, ...] = ()
+
+    @property
+    def state_us(self) -> float:
+        """The worse of its sentinels: two samples of one state of the machine agree in it."""
+        return max(self.sentinel_us, default=0.0)
 
 
 def measure(
@@ -69,11 +100,18 @@ def measure_items(
     protocol: Protocol,
     *,
     seed: int = 0,
-    done: Mapping[str, frozenset[int]] | None = None,
-    first: Item | None = None,
+    known: Sequence[Sample] = (),
+    reference_us: float | None = None,
+    attempts: int = ATTEMPTS,
     one_model_a_process: bool = False,
 ) -> Generator[Sample, None, None]:
     """Measure items in `protocol.processes` rounds of fresh processes, yielding samples as they come.
+
+    A virtual machine's processors may be moved apart and together again by its host: two threads then exchange data at
+    another speed for seconds to minutes, and whole networks take up to 1.8 times as long. So a sample whose sentinel
+    was slower than the best one by more than `STEADY_PCT` is measured again, in a process of its own round, once the
+    sentinel is back; `collect` takes the steadiest of each round. After the last attempt what there is has to do, and
+    says so by its sentinel.
 
     Close it (`contextlib.closing`) where the loop over it may be left early: that ends the measuring process.
 
@@ -82,8 +120,9 @@ def measure_items(
         setting: the execution setting.
         protocol: the measuring protocol.
         seed: decides the orders and the input values.
-        done: rounds in which an item has been measured already, by item id; these are not measured again.
-        first: a sentinel that every process times before the items.
+        known: samples from before; what is among them steadily is not measured again.
+        reference_us: what the sentinel takes at its best, from an earlier run; else the best of this one.
+        attempts: 1 takes what comes.
         one_model_a_process: a process for each item and round, so that one model's memory is not another's.
 
     Raises:
@@ -91,20 +130,93 @@ def measure_items(
         InputError: onnxruntime refuses a model.
         LatencyKitError: a measuring process was killed or ended before its work was done.
     """
+    seen, best = [*known], steadiest(known)
+    with _sentinel_job(setting, protocol, seed) as job:
+        for attempt in range(attempts):
+            limit_us = steady_limit_us(seen, reference_us)
+            rounds = [
+                [i for i in items if (i.id, n) not in best or best[i.id, n].state_us > limit_us]
+                for n in range(protocol.processes)
+            ]
+            if not any(rounds):
+                return
+            if attempt:
+                _wait_for(limit_us, job)
+            for process, todo in enumerate(rounds):
+                random.Random(f"{seed}/{process}/{attempt}").shuffle(todo)
+                for group in [[item] for item in todo] if one_model_a_process else [todo] if todo else []:
+                    for sample in _run(replace(job, items=tuple(group)), process):
+                        seen.append(sample)
+                        _keep_steadier(best, sample)
+                        yield sample
+
+
+@contextlib.contextmanager
+def _sentinel_job(setting: Setting, protocol: Protocol, seed: int = 0) -> Iterator[Job]:
+    """A job that times the sentinel alone, its file in a folder that lasts as long as the context."""
     cpus = check_threads(setting.threads)
-    for process in range(protocol.processes):
-        order = [item for item in items if process not in (done or {}).get(item.id, frozenset())]
-        random.Random(f"{seed}/{process}").shuffle(order)
-        for group in [[item] for item in order] if one_model_a_process else [order]:
-            if group:
-                batch = (*([first] if first else ()), *group)
-                yield from _run(Job(setting, protocol, cpus, batch, seed), process)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "sentinel.onnx"
+        path.write_bytes(kernel_model(SENTINEL))
+        sentinel = Item(SENTINEL_ID, str(path), as_is=True)
+        yield Job(setting, protocol, cpus, (), sentinel, seed)
 
 
-def collect(samples: Sequence[Sample]) -> dict[str, Measurement]:
-    """Measurements by item id; samples of one item are ordered by process."""
+def sentinel_us(setting: Setting, reference_us: float) -> float:
+    """What the sentinel takes now, after a wait where that is much more than its reference."""
+    with _sentinel_job(setting, SENTINEL_PROTOCOL) as job:
+        return _wait_for(reference_us * (1 + STEADY_PCT / 100), job)
+
+
+def _wait_for(limit_us: float, job: Job) -> float:
+    """Wait until the sentinel is fast again, or for as long as patience lasts; what it took last."""
+    job = replace(job, items=(job.sentinel,), protocol=SENTINEL_PROTOCOL)
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        state_us = max(sample.state_us for sample in _run(job, 0))
+        if state_us <= limit_us or time.monotonic() > deadline_s:
+            return state_us
+        time.sleep(1)
+
+
+def steady_limit_us(samples: Iterable[Sample], reference_us: float | None = None) -> float:
+    """The slowest sentinel of a steady sample; infinite where no sentinel is known."""
+    seen = [figure for sample in samples for figure in sample.sentinel_us]
+    fastest_us = min([*seen, *([reference_us] if reference_us else [])], default=math.inf)
+    return fastest_us * (1 + STEADY_PCT / 100)
+
+
+def steadiest(samples: Iterable[Sample]) -> dict[tuple[str, int], Sample]:
+    """For each item and process the sample with the fastest sentinels."""
+    best: dict[tuple[str, int], Sample] = {}
+    for sample in samples:
+        _keep_steadier(best, sample)
+    return best
+
+
+def _keep_steadier(best: dict[tuple[str, int], Sample], sample: Sample) -> None:
+    place = sample.id, sample.process
+    if place not in best or sample.state_us <= best[place].state_us:
+        best[place] = sample
+
+
+def gather(samples: Generator[Sample, None, None], advance: Callable[[str], object]) -> list[Sample]:
+    """All samples; `advance` is told an item's name once for each of its processes."""
+    found: list[Sample] = []
+    seen: set[tuple[str, int]] = set()
+    with contextlib.closing(samples):
+        for sample in samples:
+            found.append(sample)
+            if (sample.id, sample.process) not in seen:
+                seen.add((sample.id, sample.process))
+                advance(sample.id)
+    return found
+
+
+def collect(samples: Iterable[Sample]) -> dict[str, Measurement]:
+    """Measurements by item id from the steadiest sample of each process; samples of one item are ordered by process."""
     by_id: dict[str, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda s: s.process):
+    for sample in sorted(steadiest(samples).values(), key=lambda s: s.process):
         by_id.setdefault(sample.id, []).append(sample)
     return {name: Measurement(tuple(s.samples_us for s in group)) for name, group in by_id.items()}
 
@@ -117,6 +229,7 @@ class MeasuredModel:
     measurement: Measurement
     affinity: tuple[str, ...]
     memory_bytes: int | None
+    steady: bool = True
 
     @property
     def warnings(self) -> list[str]:
@@ -125,6 +238,8 @@ class MeasuredModel:
         if self.measurement.count < P99_CALLS:
             calls = self.measurement.count
             found.append(f"{self.path}: p99 rests on {calls} calls, {P99_CALLS} are sound: raise `--processes`")
+        if not self.steady:
+            found.append(f"{self.path}: {UNSTEADY}")
         if not self.affinity:
             found.append(f"{self.path}: this system does not tell where threads run; affinity is not verified")
         return found
@@ -136,6 +251,7 @@ def measure_models(
     pace_hz: float | None,
     processes: int,
     advance: Callable[[], object] = lambda: None,
+    loaded: bool = False,
 ) -> list[MeasuredModel]:
     """Time model files end to end, interleaved, each in a process of its own so that its peak memory is its own.
 
@@ -145,6 +261,7 @@ def measure_models(
         pace_hz: calls a second; None is back to back.
         processes: fresh processes a model.
         advance: called after each process.
+        loaded: other programs run on purpose: their disturbance is the question, and no state is waited for.
 
     Raises:
         UnfitError: more threads than physical processors.
@@ -154,17 +271,18 @@ def measure_models(
     if pace_hz is not None:
         protocol = replace(protocol, samples=PACED_SAMPLES)
     items = [Item(str(index), str(path.resolve())) for index, path in enumerate(paths)]
-    found = []
-    with contextlib.closing(measure_items(items, setting, protocol, one_model_a_process=True)) as measured:
-        for sample in measured:
-            found.append(sample)
-            advance()
+    attempts = 1 if loaded else ATTEMPTS
+    samples = gather(
+        measure_items(items, setting, protocol, attempts=attempts, one_model_a_process=True), lambda name: advance()
+    )
+    measured, best = collect(samples), steadiest(samples)
+    limit_us = math.inf if loaded else steady_limit_us(samples)
     results = []
     for item, path in zip(items, paths, strict=True):
-        mine = [sample for sample in found if sample.id == item.id]
+        mine = [best[item.id, process] for process in range(processes)]
         memory = [sample.memory_bytes for sample in mine if sample.memory_bytes is not None]
-        measurement = collect(mine)[item.id]
-        results.append(MeasuredModel(str(path), measurement, mine[0].affinity, max(memory, default=None)))
+        steady = all(sample.state_us <= limit_us for sample in mine)
+        results.append(MeasuredModel(str(path), measured[item.id], mine[0].affinity, max(memory, default=None), steady))
     return results
 
 
@@ -234,4 +352,5 @@ def _samples_of(child: subprocess.Popen[str], job: Job, process: int) -> Generat
             tuple(found["affinity"]),
             found["memory_bytes"],
             found["timed_s"],
+            tuple(found["sentinel_us"]),
         )

@@ -11,8 +11,9 @@ import numpy as np
 from latencykit.errors import NotComparableError, UsageError
 from latencykit.host import CpuFacts
 from latencykit.judge import ONE_MEASUREMENT, OUTCOMES, Judgement, judge
+from latencykit.keys import Key
 from latencykit.runtime import Setting
-from latencykit.table import MACHINE_FACTS, Key, Row, Table
+from latencykit.table import MACHINE_FACTS, Row, Table
 
 MARGIN_PCT = 3.0
 _VARYING_FACTS = {"memory_bytes", "nominal_mhz"}

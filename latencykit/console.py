@@ -48,7 +48,8 @@ def run_cli(command: click.Command) -> None:
 
 
 def _complain(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    text = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)  # it may quote a file from outside
+    click.echo(f"error: {text}", err=True)
     sys.exit(code)
 
 

@@ -1,30 +1,31 @@
-"""What a table must hold: every primitive at every cell resolution, and every kernel that networks of a space run."""
+"""What a space is made of: every primitive at every cell resolution, and the kernels that its networks run."""
 
 from __future__ import annotations
 
-import itertools
+import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of
+from latencykit.kernels import Kernel, kernels_of
+from latencykit.keys import Primitive
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
 from latencykit.primitives import PRIMITIVES, ZERO
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, instantiate, template
 from latencykit.spec import Add, Relu
-from latencykit.table import Primitive
+from latencykit.topology import allowed_cpus
 
 COVERAGE_SEED = 20_000
-"""Seed of the covering sample; validation refuses it, so that covering and validating networks differ."""
-QUIET_NETWORKS = 24
-"""A covering sample ends after this many networks in a row brought no new kernel."""
-MOST_NETWORKS = 200
-USUAL_NETWORKS = 40
-"""How many networks a covering sample mostly takes; for progress."""
+"""First of the seeds that tables are made with; validation refuses them, so that its networks are others."""
+PARALLEL_FROM = 60
+"""From so many networks on it pays to start processes."""
 STRIDES = (1, 2, 4)
 
 
@@ -56,42 +57,40 @@ def space_primitives(macro: Macro) -> list[Primitive]:
     return list(found)
 
 
-def space_kernels(
-    macro: Macro, advance: Callable[[int], None] = lambda new: None, quiet: int = QUIET_NETWORKS
-) -> list[Kernel]:
-    """The kernels of a space on this CPU: networks are lowered until no new kernel turns up.
-
-    First come networks in which every edge of a cell type holds one primitive, then uniform samples.
-
-    Args:
-        macro: the space.
-        advance: told after each network how many kernels were new.
-        quiet: networks without a new kernel that end the sample.
-    """
-    found: dict[Kernel, None] = {CALL_OVERHEAD: None}
-    silent = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for index, architecture in enumerate(_covering(macro)):
-            before = len(found)
-            found.update(dict.fromkeys(network_kernels(architecture, Path(scratch))))
-            advance(len(found) - before)
-            silent = 0 if len(found) > before else silent + 1
-            if silent >= quiet and index >= len(_extremes(macro)):
-                break
-    return list(found)
-
-
-def network_kernels(architecture: Architecture, scratch: Path, setting: Setting | None = None) -> list[Kernel]:
+def network_kernels(architecture: Architecture) -> Counter[Kernel]:
     """The kernels that one architecture runs on this CPU; they do not depend on the number of threads."""
     model = graph_to_onnx(instantiate(architecture)).SerializeToString()
-    return kernels_of(model, setting or Setting(threads=1, pinned=False), scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        return Counter(kernels_of(model, Setting(threads=1, pinned=False), Path(scratch)))
 
 
-def _covering(macro: Macro) -> Iterator[Architecture]:
-    return itertools.chain(_extremes(macro), sample_architectures(macro, MOST_NETWORKS, COVERAGE_SEED))
+def lower_all(
+    architectures: Sequence[Architecture], advance: Callable[[], object] = lambda: None
+) -> list[Counter[Kernel]]:
+    """`network_kernels` of many, in their order, on all processors.
+
+    Processes that cannot be started or end early, as under a script that may not be imported, leave the rest to this
+    one.
+    """
+    found: dict[int, Counter[Kernel]] = {}
+    workers = len(allowed_cpus())
+    if len(architectures) >= PARALLEL_FROM and workers > 1:
+        with suppress(BrokenProcessPool), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            try:
+                futures = {pool.submit(network_kernels, each): index for index, each in enumerate(architectures)}
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    advance()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    for index, architecture in enumerate(architectures):
+        if index not in found:
+            found[index] = network_kernels(architecture)
+            advance()
+    return [found[index] for index in range(len(architectures))]
 
 
-def _extremes(macro: Macro) -> list[Architecture]:
+def plain_networks(macro: Macro) -> list[Architecture]:
     """Networks of one primitive a kind throughout: the n-th candidate of each, zeros left out."""
     names = {kind: [p for p in candidates if p != ZERO] for kind, candidates in PRIMITIVES.items()}
 

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from latencykit.bounds import MAX_ELEMENTS, MAX_NODES, require_at_most, require_dims
 from latencykit.errors import InputError
 from latencykit.schema import decode, naming
 from latencykit.spec import Operation, Shape, operation_from_json, operation_to_json
@@ -48,7 +50,7 @@ class Graph:
 
     Raises:
         InputError: a name twice or unknown, an input count or shape that does not fit, no output, or one that is not
-            a node of its own.
+            a node of its own; more than `latencykit.bounds` allows.
     """
 
     inputs: Mapping[str, Shape]
@@ -57,8 +59,9 @@ class Graph:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if empty := [f"{name} {shape}" for name, shape in self.inputs.items() if min(shape) < 1]:
-            raise InputError(f"graph: the input {empty[0]} is empty.")
+        for name, shape in self.inputs.items():
+            require_dims(f"the graph's input {name!r}", shape)
+        require_at_most("the number of a graph's nodes", len(self.nodes), MAX_NODES)
         if not self.outputs:
             raise InputError("graph: it has no output.")
         for output, node in self.outputs.items():
@@ -87,6 +90,8 @@ class Graph:
                 raise InputError(
                     f"graph: {node.name!r} has the empty shape {shapes[node.name]}; the image is too small."
                 )
+            if math.prod(shapes[node.name]) > MAX_ELEMENTS:
+                require_dims(f"the graph's node {node.name!r}", shapes[node.name])
         return shapes
 
     def __getitem__(self, name: str) -> Node:
@@ -137,7 +142,13 @@ def _grouped(nodes: Sequence[Node]) -> Iterator[list[Node]]:
 
 
 def chain(operations: Sequence[Operation], inputs: Sequence[Shape]) -> Graph:
-    """A graph of one fragment: the first operation takes all inputs, each further one its predecessor."""
+    """A graph of one fragment: the first operation takes all inputs, each further one its predecessor.
+
+    Raises:
+        InputError: no operation, or one that does not fit what enters it.
+    """
+    if not operations:
+        raise InputError("graph: a chain of no operation.")
     names = [f"input{i}" for i in range(len(inputs))]
     nodes: list[Node] = []
     for index, operation in enumerate(operations):

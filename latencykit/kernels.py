@@ -16,11 +16,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from latencykit.bounds import MAX_ELEMENTS, MAX_MODEL_BYTES, require_at_most, require_dims
 from latencykit.errors import InputError
+from latencykit.files import read_bytes
 from latencykit.runtime import Setting, optimise, output_types
-from latencykit.schema import decode
+from latencykit.schema import decode, naming
 
-Attribute = int | float | str | tuple[int | float, ...]
+Attribute = int | float | str | tuple[int | float | str, ...]
 
 _VALUE_INPUTS = frozenset(
     {"Resize", "Reshape", "Slice", "Pad", "Clip", "Split", "Squeeze", "Unsqueeze", "Expand", "Tile"}
@@ -30,6 +32,11 @@ operation; elsewhere only a constant's shape counts."""
 MAX_VALUE_ELEMENTS = 16
 MAX_VALUE = 2.0**53
 """Up to here whole numbers are exact as floats; files write infinity or the largest integer for "no end"."""
+MAX_FLOAT = float(np.finfo(np.float32).max)
+MAX_PORTS = 1000
+"""Inputs, and outputs, of a kernel."""
+MAX_VERSION = 1000
+MAX_TEXT = 1000
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _MATRIX_PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 
@@ -42,6 +49,16 @@ class KernelInput:
     type: str = ""
     shape: tuple[int, ...] = ()
     value: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "activation", "weight"):
+            raise InputError(f"a kernel's input is {self.kind!r}; expected none, activation or weight.")
+        _require_text("the type of a kernel's input", self.type)
+        elements = require_dims("a kernel's input", self.shape, 0 if self.kind == "weight" else 1)
+        if self.value and not (
+            len(self.value) == elements <= MAX_VALUE_ELEMENTS and all(abs(v) <= MAX_VALUE for v in self.value)
+        ):
+            raise InputError(f"a kernel's input of {elements} elements has the values {self.value[:4]}... in its key.")
 
     def __str__(self) -> str:
         return "x".join(map(str, self.shape)) or "-"
@@ -67,6 +84,23 @@ class Kernel:
     output_shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for what, text in (("name", self.op), ("domain", self.domain)):
+            _require_text(f"the {what} of a kernel", text)
+        for what, number, most in (
+            ("version of a kernel", self.version, MAX_VERSION),
+            ("number of a kernel's outputs", self.outputs, MAX_PORTS),
+        ):
+            require_at_most(f"the {what}", number, most)
+            if number < 1:
+                raise InputError(f"the {what} is {number}; expected at least 1.")
+        require_at_most("the number of a kernel's inputs", len(self.inputs), MAX_PORTS)
+        elements = require_dims("a kernel's output", self.output_shape) + sum(math.prod(i.shape) for i in self.inputs)
+        require_at_most(f"the number of elements of a kernel {self.op}", elements, MAX_ELEMENTS)
+        names = [name for name, _ in self.attributes]
+        if names != sorted(set(names)):
+            raise InputError(f"a kernel {self.op} has the attributes {names}; expected each once, in order.")
+        for name, value in self.attributes:
+            _require_attribute(name, value)
         if self.op in _CONVOLUTIONS and not all(len(i.shape) >= 3 for i in (*self.inputs, KernelInput("none"))[:2]):
             raise InputError(
                 f"a kernel {self.op} has the inputs {self.inputs}; expected a tensor and its weights first."
@@ -96,7 +130,8 @@ class Kernel:
             weight, groups = self.inputs[1].shape, self.attribute("group")
             facts = ["x".join(map(str, weight[2:])), f"{weight[0]} out"]
             for name, word in (("strides", "stride"), ("dilations", "dilation")):
-                if isinstance(value := self.attribute(name), tuple) and max(value, default=1) > 1:
+                value = self.attribute(name)
+                if isinstance(value, tuple) and any(isinstance(v, int) and v > 1 for v in value):
                     facts.append(f"{word} {value[0]}")
             if isinstance(groups, int) and groups > 1:
                 facts.append(f"{groups} groups")
@@ -119,9 +154,31 @@ class Kernel:
         return sum(math.prod(i.shape) for i in self.inputs if i.kind == "weight")
 
     @property
+    def tensor_bytes(self) -> int:
+        """Bytes of computed tensors, read and written, without constants, float32."""
+        read = sum(math.prod(i.shape) for i in self.inputs if i.kind == "activation")
+        return 4 * (read + math.prod(self.output_shape))
+
+    @property
     def moved_bytes(self) -> int:
         """Bytes read and written once each, float32."""
         return 4 * (sum(math.prod(i.shape) for i in self.inputs if i.kind != "none") + math.prod(self.output_shape))
+
+
+def _require_text(what: str, text: str) -> None:
+    if len(text) > MAX_TEXT or not text.isprintable():
+        raise InputError(f"{what} is {text[:80]!r}; expected at most {MAX_TEXT} printable characters.")
+
+
+def _require_attribute(name: str, value: Attribute) -> None:
+    _require_text("the name of a kernel's attribute", name)
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, str):
+            _require_text(f"a kernel's attribute {name}", part)
+        elif isinstance(part, float) and not abs(part) <= MAX_FLOAT:
+            raise InputError(f"a kernel's attribute {name} is {part}; expected a number that float32 holds.")
+        elif isinstance(part, int) and not -(2**63) <= part < 2**63:
+            raise InputError(f"a kernel's attribute {name} is no number of 64 bits.")
 
 
 CALL_OVERHEAD = Kernel(
@@ -130,20 +187,10 @@ CALL_OVERHEAD = Kernel(
 """The cheapest call there is: what a session costs before any work. Every figure contains it once."""
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """Parse and check an ONNX file that somebody named; raises `InputError` where it is not one."""
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-        onnx.checker.check_model(model)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # protobuf and the checker raise types of their own C extensions
-        raise InputError(f"{path} is not a valid ONNX model: {error}") from error
-    return model
-
-
 def kernels_of(model: bytes, setting: Setting, scratch: Path) -> list[Kernel]:
     """The kernels that onnxruntime runs for a model under a setting on this CPU, in order.
+
+    A model from outside goes through `latencykit.outside`, which calls this in a limited process.
 
     Args:
         model: ONNX bytes.
@@ -155,7 +202,7 @@ def kernels_of(model: bytes, setting: Setting, scratch: Path) -> list[Kernel]:
     """
     target = scratch / "optimised.onnx"
     optimise(model, setting, target)
-    return kernels_in(target.read_bytes())
+    return kernels_in(read_bytes(target, 4 * MAX_MODEL_BYTES))
 
 
 def kernels_in(optimised: bytes) -> list[Kernel]:
@@ -213,24 +260,43 @@ def _kernel(
             inputs.append(KernelInput("none"))
         elif name in constants:
             inputs.append(_constant(node, constants[name]))
-        else:
+        elif name in types:
             inputs.append(KernelInput("activation", types[name][0], _fixed_shape(node, types[name][1])))
-    attributes = []
+        else:
+            raise InputError(f"{node.op_type} {node.name!r} reads {name!r}, which is neither computed nor a tensor.")
+    attributes: list[tuple[str, Attribute]] = []
     for attribute in sorted(node.attribute, key=lambda a: a.name):
-        value = helper.get_attribute_value(attribute)
-        if isinstance(value, onnx.GraphProto | onnx.TensorProto):
+        if attribute.type not in _PLAIN_ATTRIBUTES:
             raise InputError(f"{node.op_type} {node.name!r} holds a graph or tensor; control flow has no fixed cost.")
-        if isinstance(value, bytes):
-            value = value.decode()
-        elif not isinstance(value, int | float | str):
-            value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
-        attributes.append((attribute.name, value))
+        value = helper.get_attribute_value(attribute)
+        plain = isinstance(value, bytes | int | float)
+        attributes.append((attribute.name, _plain_value(value) if plain else tuple(map(_plain_value, value))))
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = versions.get(domain, 1)
     if not domain:
-        version = onnx.defs.get_schema(node.op_type, version, "").since_version
-    output_shape = _fixed_shape(node, types[node.output[0]][1])
+        try:
+            version = onnx.defs.get_schema(node.op_type, version, "").since_version
+        except onnx.defs.SchemaError as error:
+            raise InputError(f"{node.op_type} is no operation of ONNX {version}: {error}") from error
+    written = next((name for name in node.output if name in types), None)
+    if written is None:
+        raise InputError(f"{node.op_type} {node.name!r} writes nothing that onnxruntime knows.")
+    output_shape = _fixed_shape(node, types[written][1])
     return Kernel(node.op_type, domain, version, tuple(attributes), tuple(inputs), len(node.output), output_shape)
+
+
+_PLAIN_ATTRIBUTES = frozenset(
+    getattr(onnx.AttributeProto, name) for name in ("INT", "FLOAT", "STRING", "INTS", "FLOATS", "STRINGS")
+)
+
+
+def _plain_value(value: bytes | int | float) -> int | float | str:
+    """An attribute's value as JSON has it: text, and numbers that are finite."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, float):
+        return float(np.clip(np.nan_to_num(value), -MAX_FLOAT, MAX_FLOAT))
+    return value
 
 
 def _fixed_shape(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -251,11 +317,15 @@ def _constant(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:
     return KernelInput("weight", f"tensor({name})", tuple(tensor.dims), value)
 
 
+_VARIANCE = 4
+"""Input of a BatchNormalization whose root is taken."""
+
+
 def kernel_model(kernel: Kernel, seed: int = 0) -> bytes:
     """A model of this kernel alone, with random constants; run it with optimisation "none", as it stands.
 
     Raises:
-        InputError: an input of a type that is not known.
+        InputError: an input of a type that is not known, or an attribute of mixed types.
     """
     rng = np.random.default_rng(seed)
     names, values, constants = [], [], []
@@ -270,11 +340,18 @@ def kernel_model(kernel: Kernel, seed: int = 0) -> bytes:
             values.append(helper.make_tensor_value_info(names[-1], code, source.shape))
             continue
         array = np.array(source.value) if source.value else rng.standard_normal(source.shape) / _fan_in(kernel)
+        if kernel.op == "BatchNormalization" and index == _VARIANCE:
+            array = 1 + np.abs(array)
         dtype = helper.tensor_dtype_to_np_dtype(code)
         constants.append(numpy_helper.from_array(array.reshape(source.shape).astype(dtype), names[-1]))
     outputs = [f"output{index}" for index in range(kernel.outputs)]
-    attributes: dict[str, Any] = dict(kernel.attributes)
-    node = helper.make_node(kernel.op, names, outputs, domain=kernel.domain, **attributes)
+    node = helper.make_node(kernel.op, names, outputs, domain=kernel.domain)
+    for name, value in kernel.attributes:
+        kind = onnx.AttributeProto.INTS if value == () else None  # an empty list does not tell of what
+        try:
+            node.attribute.append(helper.make_attribute(name, value, attr_type=kind))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{kernel}: its attribute {name} has no ONNX form: {error}") from error
     graph = helper.make_graph([node], "kernel", values, [onnx.ValueInfoProto(name=o) for o in outputs], constants)
     standard = kernel.version if not kernel.domain else 17
     opsets = [helper.make_opsetid("", standard)]
@@ -287,7 +364,8 @@ def kernel_from_json(data: Any, where: str) -> Kernel:
     """The kernel that JSON data describes (`latencykit.schema.to_json` writes it); raises `InputError`."""
     file = decode(_KernelFile, data, where)
     attributes = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in file.attributes)
-    return Kernel(file.op, file.domain, file.version, attributes, file.inputs, file.outputs, file.output_shape)
+    with naming(where):
+        return Kernel(file.op, file.domain, file.version, attributes, file.inputs, file.outputs, file.output_shape)
 
 
 @dataclass(frozen=True)
@@ -295,7 +373,7 @@ class _KernelFile:
     op: str
     domain: str
     version: int
-    attributes: tuple[tuple[str, int | float | str | list[int | float]], ...]
+    attributes: tuple[tuple[str, int | float | str | list[int | float | str]], ...]
     inputs: tuple[KernelInput, ...]
     outputs: int
     output_shape: tuple[int, ...]

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from latencykit.bounds import require_at_most
 from latencykit.errors import InputError
 from latencykit.schema import decode, read_json
 
 MAX_FILE_BYTES = 1_000_000
+MAX_IMAGE_SIZE = 4096
+MAX_WIDTH = 4096
+MAX_LEVELS = 12
+MAX_CELL_NODES = 8
 
 Head = Literal["resize", "depth_to_space", "transposed_conv"]
 ActivationPlace = Literal["operation", "node"]
@@ -49,6 +54,11 @@ class Macro:
         for name in ("image_size", "segmentation_stride", "quality_stride", "output_stride", "cell_nodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"macro.{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("image_size", "segmentation_stride", "quality_stride", "output_stride"):
+            require_at_most(f"macro.{name}", getattr(self, name), MAX_IMAGE_SIZE)
+        require_at_most("macro.cell_nodes", self.cell_nodes, MAX_CELL_NODES)
+        for name in ("segmentation_widths", "quality_widths"):
+            require_at_most(f"the number of levels of macro.{name}", len(getattr(self, name)), MAX_LEVELS)
         for name in ("segmentation_stride", "quality_stride", "output_stride"):
             if getattr(self, name) & (getattr(self, name) - 1):
                 raise InputError(f"macro.{name} is {getattr(self, name)}; expected a power of two.")
@@ -60,6 +70,7 @@ class Macro:
             raise InputError(f"macro.quality_widths has {len(self.quality_widths)} levels; expected 2 or more.")
         if min(*self.segmentation_widths, *self.quality_widths) < 1:
             raise InputError("macro: every width must be at least 1.")
+        require_at_most("macro: the largest width", max(*self.segmentation_widths, *self.quality_widths), MAX_WIDTH)
         if self.output_level > len(self.segmentation_widths) - 2:
             raise InputError(f"macro.output_stride {self.output_stride} leaves no Up cell; expected less.")
         deepest = self.segmentation_stride * 2 ** (len(self.segmentation_widths) - 1)

@@ -16,13 +16,22 @@ from latencykit.errors import InputError, UsageError
 
 BOOTSTRAP_RESAMPLES = 2000
 CONFIDENCE_PCT = 95.0
-SHORTEST_US, LONGEST_US = 1e-6, 1e12
-"""What a sample may be: a millionth of a nanosecond to eleven days; anything else is damage and would overflow."""
+SHORTEST_US, LONGEST_US = 1e-3, 1e12
+"""What a sample may be: a nanosecond, to which files round, to eleven days; anything else is damage."""
+MAX_SAMPLES, MAX_PROCESSES = 5_000, 2_000
+"""Of one process; of one measurement: what the bootstrap can hold in memory."""
 SPREAD_LIMIT_PCT = 10.0
 """Interquartile range over the median above which a figure is called noisy (torch.utils.benchmark's limit)."""
 PROCESS_SPREAD_LIMIT_PCT = 10.0
+FASTEST_PACE_HZ = 1e6
 DRIFT_LIMIT_PCT = 5.0
 """Change between the first and the second half of a process's samples above which warm-up was too short."""
+
+
+def require_pace(what: str, pace_hz: float | None) -> None:
+    """Raise `InputError` where that is no rhythm; None is back to back."""
+    if pace_hz is not None and not 0 < pace_hz <= FASTEST_PACE_HZ:
+        raise InputError(f"{what}: {pace_hz} calls a second; expected more than 0, at most {FASTEST_PACE_HZ:g}.")
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Measurement:
     """Microseconds of one call, by process and sample.
 
     Raises:
-        InputError: no samples, or one that is no positive number of a plausible size.
+        InputError: no samples, too many, or one that is no positive number of a plausible size.
     """
 
     samples_us: tuple[tuple[float, ...], ...]
@@ -80,12 +89,18 @@ class Measurement:
     def __post_init__(self) -> None:
         if not self.samples_us or not all(self.samples_us):
             raise InputError("a measurement without samples; every process must have at least one.")
+        most = max(map(len, self.samples_us))
+        if len(self.samples_us) > MAX_PROCESSES or most > MAX_SAMPLES:
+            raise InputError(
+                f"a measurement of {len(self.samples_us)} processes and up to {most} samples in one; expected at most "
+                f"{MAX_PROCESSES} and {MAX_SAMPLES}."
+            )
         for samples in self.samples_us:
-            for value in samples:
-                if not SHORTEST_US <= value <= LONGEST_US:
-                    raise InputError(
-                        f"a measurement's sample is {value} us; expected a positive number, at most {LONGEST_US:g}."
-                    )
+            if not (min(samples) >= SHORTEST_US and max(samples) <= LONGEST_US and math.isfinite(sum(samples))):
+                wrong = next(value for value in samples if not SHORTEST_US <= value <= LONGEST_US)
+                raise InputError(
+                    f"a measurement's sample is {wrong} us; expected a positive number, at most {LONGEST_US:g}."
+                )
 
     @property
     def processes(self) -> int:

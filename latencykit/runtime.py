@@ -96,9 +96,8 @@ class Session:
         self._session = _session(model, options)
         if pin:
             os.sched_setaffinity(0, {cpus[0]})
-        workers = sorted(_thread_ids() - before)
         wanted = tuple(str(cpu) for cpu in cpus[: setting.threads]) if pin and before else None
-        self.affinity = _settled_affinity((threading.get_native_id(), *workers), wanted) if before else ()
+        self.affinity = _settled_affinity(before, wanted) if before else ()
         if wanted is not None and self.affinity != wanted:
             os.sched_setaffinity(0, self._allowed or ())
             raise UnfitError(f"threads were to be pinned to {wanted}, the system runs them on {self.affinity}.")
@@ -210,16 +209,25 @@ def _thread_ids() -> set[int]:
     return {int(entry.name) for entry in tasks.iterdir()} if tasks.is_dir() else set()
 
 
-def _settled_affinity(threads: Sequence[int], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Where threads may run, read until it is as wanted: a worker pins itself a moment after it was started."""
+def _settled_affinity(before: set[int], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Where the calling thread and those younger than `before` may run, read until it is as wanted.
+
+    A worker pins itself a moment after it was started, and a thread may end while it is looked at.
+    """
     deadline_s = time.monotonic() + PINNING_PATIENCE_S
     while True:
-        found = tuple(_allowed_cpus(thread) for thread in threads)
+        workers = sorted(_thread_ids() - before)
+        places = (_allowed_cpus(thread) for thread in (threading.get_native_id(), *workers))
+        found = tuple(place for place in places if place is not None)
         if wanted is None or found == wanted or time.monotonic() > deadline_s:
             return found
         time.sleep(0.001)
 
 
-def _allowed_cpus(thread: int) -> str:
-    status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="utf-8")
+def _allowed_cpus(thread: int) -> str | None:
+    """The processors of a thread; None where it has ended."""
+    try:
+        status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     return next(line.split(":")[1].strip() for line in status.splitlines() if line.startswith("Cpus_allowed_list"))

@@ -25,17 +25,32 @@ def sample_architectures(macro: Macro, count: int, seed: int) -> list[Architectu
     return [_sample(macro, np.random.default_rng((seed, index))) for index in range(count)]
 
 
-def _sample(macro: Macro, rng: np.random.Generator) -> Architecture:
-    return Architecture(macro, {cell_type: _sample_cell(cell_type, macro.cell_nodes, rng) for cell_type in CELL_TYPES})
+def sparse_architectures(macro: Macro, count: int, seed: int) -> list[Architecture]:
+    """Draw architectures with ever more `zero` edges: the light end of the space, where uniform draws hardly come.
+
+    Of `count` networks the n-th has each edge deleted with probability (n + 1) / (count + 1), else drawn uniformly.
+    """
+    rngs = [np.random.default_rng((seed, index)) for index in range(count)]
+    return [_sample(macro, rng, (index + 1) / (count + 1)) for index, rng in enumerate(rngs)]
 
 
-def _sample_cell(cell_type: CellType, nodes: int, rng: np.random.Generator) -> tuple[str, ...]:
+def _sample(macro: Macro, rng: np.random.Generator, sparsity: float = 0.0) -> Architecture:
+    cells = {c: _sample_cell(c, macro.cell_nodes, rng, sparsity) for c in CELL_TYPES}
+    return Architecture(macro, cells)
+
+
+def _sample_cell(cell_type: CellType, nodes: int, rng: np.random.Generator, sparsity: float) -> tuple[str, ...]:
     edges = cell_edges(cell_type, nodes)
     chosen: list[str] = []
     for node in range(nodes):
         arriving = [edge for edge in edges if edge.node == node]
         while True:
             drawn = [edge.candidates[rng.integers(len(edge.candidates))] for edge in arriving]
+            if sparsity:
+                drawn = [
+                    ZERO if rng.random() < sparsity and ZERO in edge.candidates else primitive
+                    for edge, primitive in zip(arriving, drawn, strict=True)
+                ]
             if any(primitive != ZERO for primitive in drawn):
                 break
         chosen += drawn

@@ -11,11 +11,10 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from latencykit.bench import collect, measure_items
+from latencykit.bench import collect, gather, measure_items
 from latencykit.compare import MARGIN_PCT
 from latencykit.coverage import network_kernels, stride_macros
 from latencykit.errors import UsageError
@@ -81,12 +80,11 @@ def selftest_kernels(count: int, macro: Macro | None = None, least_bytes: int = 
     macros = stride_macros(macro or Macro(), (1, 2, 4))
     networks = zip(*(sample_architectures(m, NETWORKS, SEED) for m in macros), strict=True)
     found: dict[Kernel, None] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for network in itertools.chain.from_iterable(networks):
-            kernels = network_kernels(network, Path(scratch))
-            found.update(dict.fromkeys(kernel for kernel in kernels if kernel.moved_bytes >= least_bytes))
-            if len(found) >= count:
-                break
+    for network in itertools.chain.from_iterable(networks):
+        kernels = network_kernels(network)
+        found.update(dict.fromkeys(kernel for kernel in kernels if kernel.moved_bytes >= least_bytes))
+        if len(found) >= count:
+            break
     return list(itertools.islice(itertools.cycle(found), count))
 
 
@@ -94,7 +92,7 @@ def selftest(
     setting: Setting,
     kernels: Sequence[Kernel],
     protocol: Protocol = SELFTEST_PROTOCOL,
-    advance: Callable[[object], None] = lambda sample: None,
+    advance: Callable[[str], object] = lambda name: None,
 ) -> SelfTest:
     """Measure and judge every kernel against itself.
 
@@ -110,13 +108,9 @@ def selftest(
     """
     if not kernels:
         raise UsageError("a self-test of no pairs tells nothing; expected --pairs of at least 1")
-    samples = []
     with tempfile.TemporaryDirectory() as scratch:
         items = [item for index, kernel in enumerate(kernels) for item in _items(index, kernel, Path(scratch))]
-        with closing(measure_items(items, setting, protocol)) as measured:
-            for sample in measured:
-                samples.append(sample)
-                advance(sample)
+        samples = gather(measure_items(items, setting, protocol), advance)
     found = collect(samples)
     planted = [(index, kernel, percent) for index, kernel in enumerate(kernels) for percent in PLANTED_PCT]
     judged = judge(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 from latencykit.builder import (
@@ -51,6 +52,7 @@ class Edge:
         return PRIMITIVES[self.kind]
 
 
+@cache
 def cell_edges(cell_type: CellType, nodes: int) -> tuple[Edge, ...]:
     """The searched edges of a cell, node by node: 9 or, with a single input, 6 for 3 nodes (decision 1)."""
     kinds = _INPUT_KINDS[cell_type]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from latencykit.bounds import MAX_SIZE, require_at_most
 from latencykit.errors import InputError
 from latencykit.schema import decode
 
@@ -67,6 +68,7 @@ def _positive(operation: Operation, *names: str) -> None:
         value = getattr(operation, name)
         if value < 1:
             raise InputError(f"{type(operation).__name__}.{name} is {value}; expected at least 1.")
+        require_at_most(f"{type(operation).__name__}.{name}", value, MAX_SIZE)
 
 
 def _divisible(operation: Operation, what: str, value: int, divisor: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import tempfile
@@ -15,52 +16,43 @@ from typing import Any
 
 import numpy as np
 
-from latencykit.bench import Sample, collect, measure_items
+from latencykit.architecture import network_graph
+from latencykit.bench import Sample, collect, measure_items, sentinel_us, steadiest
+from latencykit.calibration import NetworkTiming
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
 from latencykit.files import TEMPORARY, remove_leftovers, write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
-from latencykit.kernels import Kernel, KernelInput, kernel_model
+from latencykit.instructions import as_used
+from latencykit.kernels import Kernel, kernel_model
+from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx
-from latencykit.measurement import Measurement, Protocol
+from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_version
 from latencykit.schema import to_json
 from latencykit.spec import Identity, Zero
-from latencykit.table import (
-    Key,
-    Primitive,
-    Row,
-    Sentinel,
-    Table,
-    defined_row,
-    key_id,
-    load_table,
-    make_row,
-)
+from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
+from latencykit.table_file import load_table, save_table, table_checksum
 from latencykit.worker import Item
 
 ROW_PROTOCOL = Protocol(samples=15, block_us=1000, warmup_ms=4, processes=3)
 SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
-SENTINEL_ID = "sentinel"
-DRIFT_WARNING_PCT = 10.0
-"""Spread of the sentinel through a build above which its rows are not all of one machine's mood."""
+SECONDS_A_PACED_SET = 0.7
+CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=20, processes=5)
+PACED_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=20, processes=2)
+PACE_HZ = 30.0
+"""The on-the-fly case (design 13)."""
+KEPT_SENTINELS = 100
+DRIFT_WARNING_PCT = 20.0
+"""Spread of the sentinel over steady samples above which a table's rows are not all of one state of the machine."""
 SENTINEL_LIMIT_PCT = 30.0
-"""A resumed build whose sentinel differs by more than this is on another machine; shared hosts drift by 10 to 20 %."""
-_SENTINEL = Kernel(
-    "Conv",
-    "",
-    11,
-    (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1))),
-    (
-        KernelInput("activation", "tensor(float)", (1, 32, 32, 32)),
-        KernelInput("weight", "tensor(float)", (32, 32, 3, 3)),
-    ),
-    1,
-    (1, 32, 32, 32),
-)  # standard layout, so that it is the same on every instruction set
+"""A resumed build whose sentinel differs by more than this is on another machine."""
+
+Timed = Primitive | Kernel
+"""Keys whose costs are measured."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +63,80 @@ class Plan:
         table: the existing table, None for a new one.
         wanted: every (setting, key) that the finished table must hold.
         missing: those of them without a row.
+        networks: lowered networks that the table is to hold.
+        untimed: those to calibrate with that lack a timing, and under which setting and rhythm.
     """
 
     table: Table | None
-    wanted: tuple[tuple[Setting, Key], ...]
-    missing: tuple[tuple[Setting, Key], ...]
+    wanted: tuple[tuple[Setting, Timed], ...]
+    missing: tuple[tuple[Setting, Timed], ...]
+    networks: tuple[LoweredNetwork, ...] = ()
+    untimed: tuple[tuple[Setting, float | None, str], ...] = ()
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Settings under which something is to be measured."""
+        rows, timings = (setting for setting, _ in self.missing), (setting for setting, _, _ in self.untimed)
+        return tuple(dict.fromkeys([*rows, *timings]))
 
     def sample_sets(self, protocol: Protocol = ROW_PROTOCOL) -> int:
-        """How many times a process will time a row; rows that are zero by definition are not timed."""
-        return protocol.processes * sum(not _is_defined(key) for _, key in self.missing)
+        """How many times a process will time something; rows that are zero by definition are not timed."""
+        rows = protocol.processes * sum(not _is_defined(key) for _, key in self.missing)
+        return rows + sum(network_protocol(pace_hz).processes for _, pace_hz, _ in self.untimed)
 
     def estimate_s(self, protocol: Protocol = ROW_PROTOCOL) -> float:
         """Rough seconds that the build will take."""
-        return self.sample_sets(protocol) * SECONDS_A_SAMPLE_SET
+        paced = sum(network_protocol(pace_hz).processes for _, pace_hz, _ in self.untimed if pace_hz)
+        return (self.sample_sets(protocol) - paced) * SECONDS_A_SAMPLE_SET + paced * SECONDS_A_PACED_SET
 
 
-def plan_build(path: Path, settings: Sequence[Setting], keys: Iterable[Key]) -> Plan:
-    """Compare what is wanted with the table at `path`; raises `InputError` where that file is not a table."""
+def network_protocol(pace_hz: float | None) -> Protocol:
+    """How a network is timed for the calibration."""
+    return CALIBRATION_PROTOCOL if pace_hz is None else replace(PACED_PROTOCOL, pace_hz=pace_hz)
+
+
+def plan_build(
+    path: Path,
+    settings: Sequence[Setting],
+    keys: Iterable[Timed],
+    calibration: Sequence[LoweredNetwork] = (),
+    added: Sequence[LoweredNetwork] = (),
+) -> Plan:
+    """Compare what is wanted with the table at `path`; raises `InputError` where that file is not a table.
+
+    Args:
+        path: the table.
+        settings: under which everything is wanted.
+        keys: rows.
+        calibration: networks to time back to back, and every second one paced, which takes longer and differs less.
+        added: networks to keep in lowered form.
+    """
     table = load_table(path) if path.exists() else None
     unique = list(dict.fromkeys(keys))
     wanted = tuple((setting, key) for setting in settings for key in unique)
-    return Plan(table, wanted, tuple(w for w in wanted if table is None or not table.has(*w)))
+    missing = tuple(w for w in wanted if table is None or not table.has(*w))
+    timed = {(t.setting, t.pace_hz, t.network) for t in table.timings} if table else set()
+    asked = [(None, n.id) for n in calibration] + [(PACE_HZ, n.id) for n in calibration[::2]]
+    untimed = tuple((s, pace, name) for s in settings for pace, name in asked if (s, pace, name) not in timed)
+    return Plan(table, wanted, missing, (*calibration, *added), untimed)
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished table and what it took: rows measured now and found already, seconds in all and inside timed runs."""
+    """A finished table and what it took.
+
+    Attributes:
+        measured, reused: rows measured now and found already.
+        networks: timings of whole networks made now.
+        repeated: samples taken again, since the machine was in another state.
+        wall_s, timed_s: seconds in all and inside timed runs.
+    """
 
     table: Table
     measured: int
     reused: int
+    networks: int
+    repeated: int
     wall_s: float
     timed_s: float
 
@@ -118,7 +154,8 @@ def build(
     plan: Plan,
     verdict: Verdict,
     protocol: Protocol = ROW_PROTOCOL,
-    advance: Callable[[str], None] = lambda done: None,
+    advance: Callable[[str], object] = lambda done: None,
+    fit: Callable[[Table], Table] = lambda table: table,
 ) -> Built:
     """Measure what a plan misses and write the table.
 
@@ -129,8 +166,9 @@ def build(
         path: the table.
         plan: from `plan_build`.
         verdict: the doctor's, stored in the table.
-        protocol: the measuring protocol.
+        protocol: the rows' measuring protocol.
         advance: told the id of each sample set as it comes, those of the journal included.
+        fit: what is computed from the measured table before it is written (`calibrate.fit_table`).
 
     Raises:
         NotComparableError: the table or journal belongs to another CPU, runtime or machine.
@@ -139,111 +177,164 @@ def build(
     """
     begin_s = time.perf_counter()
     runtime = {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
+    cpu = as_used(verdict.cpu)
     if plan.table is not None:
-        plan.table.require_same_machine(verdict.cpu, runtime)
+        plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
-    journal = Journal(path.with_name(f"{path.name}.journal"), verdict.cpu, runtime, protocol)
-    table = plan.table or Table(verdict.cpu, runtime, to_json(verdict), ())
-    if plan.table is not None and plan.missing:
-        table = replace(table, doctor=_both(table.doctor, verdict), parents=(*table.parents, table.checksum))
-    timed_s = 0.0
+    journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
+    table = plan.table or Table(cpu, runtime, _plain(verdict), ())
+    if plan.table is not None and plan.settings:
+        table = replace(table, doctor=_both(table.doctor, verdict))
+    repeated, timed_s = 0, 0.0
     try:
-        for setting in dict.fromkeys(setting for setting, _ in plan.missing):
-            keys = [key for missing, key in plan.missing if missing == setting]
-            earlier = [s.medians_us for s in table.sentinels if s.setting == setting]
-            rows, sentinel, seconds = _measure_setting(setting, keys, sum(earlier, ()), journal, protocol, advance)
-            table = table.with_rows(rows, [sentinel] if sentinel else [])
-            timed_s += seconds
+        for setting in plan.settings:
+            before = len(journal.samples(setting))
+            table = _measure_setting(table, setting, plan, journal, protocol, advance)
+            samples = journal.samples(setting)
+            repeated += len(samples) - len(steadiest(samples))
+            timed_s += sum(sample.timed_s for sample in samples[before:])
+        table = fit(replace(table, networks=_merged(table.networks, plan.networks)))
+        if plan.table is not None and table != plan.table:
+            table = replace(table, parents=(*table.parents, table_checksum(plan.table)))
     except KeyboardInterrupt as stop:
         raise InterruptedRunError(
             f"stopped; what was measured is in {journal.path}, the same command resumes"
         ) from stop
-    table.save(path)
+    save_table(table, path)
     journal.remove()
     reused = len(plan.wanted) - len(plan.missing)
-    return Built(load_table(path), len(plan.missing), reused, time.perf_counter() - begin_s, timed_s)
+    wall_s = time.perf_counter() - begin_s
+    return Built(replace(table, path=path), len(plan.missing), reused, len(plan.untimed), repeated, wall_s, timed_s)
 
 
 def _measure_setting(
+    table: Table,
     setting: Setting,
-    keys: Sequence[Key],
-    earlier_us: Sequence[float],
+    plan: Plan,
     journal: Journal,
     protocol: Protocol,
-    advance: Callable[[str], None],
-) -> tuple[list[Row], Sentinel | None, float]:
-    timed = {key_id(key): key for key in keys if not _is_defined(key)}
-    known = [sample for sample in journal.samples(setting) if sample.id in timed]
-    done: dict[str, frozenset[int]] = {}
-    for sample in known:
-        done[sample.id] = done.get(sample.id, frozenset()) | {sample.process}
-        advance(sample.id)
-    timed_s = 0.0
-    folder = journal.path.parent  # where the next build removes what a killed one leaves
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
-        items = [_item(name, key, Path(scratch)) for name, key in timed.items()]
-        sentinel = _item(SENTINEL_ID, _SENTINEL, Path(scratch))
-        before_us = [*earlier_us, *_sentinel_medians_us(journal, setting)] if known or earlier_us else []
-        if before_us:
-            _check_sentinel(setting, sentinel, before_us, journal, protocol)
-        with closing(measure_items(items, setting, protocol, done=done, first=sentinel)) as samples:
-            for sample in samples:
-                journal.append(setting, sample)
-                timed_s += sample.timed_s
-                if sample.id != SENTINEL_ID:
-                    known.append(sample)
-                    advance(sample.id)
-    measured = collect(known)
+    advance: Callable[[str], object],
+) -> Table:
+    """The table with everything that it misses under one setting."""
+    keys = [key for missing, key in plan.missing if missing == setting]
+    models = {key_id(key): (key_model(key), isinstance(key, Kernel)) for key in keys if not _is_defined(key)}
+    batches = [(protocol, models)]
+    for pace_hz in (None, PACE_HZ):
+        names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
+        timed = (network for network in plan.networks if network.id in names)
+        networks = {timing_id(network.id, pace_hz): (network_model(network), False) for network in timed}
+        batches.append((network_protocol(pace_hz), networks))
+    reference_us = table.reference_us(setting)
+    if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
+        _check_sentinel(setting, reference_us, journal)
+    for rhythm, batch in batches:
+        _measure_batch(batch, setting, rhythm, reference_us, journal, advance)
+    measured = collect(journal.samples(setting))
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)
         else make_row(key, setting, measured[key_id(key)])
         for key in keys
     ]  # fmt: skip
-    medians = _sentinel_medians_us(journal, setting)
-    return rows, Sentinel(setting, tuple(medians)) if medians else None, timed_s
+    timings = [
+        NetworkTiming(setting, pace, name, measured[timing_id(name, pace)].process_medians_us)
+        for wanted, pace, name in plan.untimed
+        if wanted == setting
+    ]
+    table = table.with_rows(rows, _sentinels(setting, journal))
+    return replace(table, networks=_merged(table.networks, plan.networks), timings=(*table.timings, *timings))
 
 
-def _is_defined(key: Key) -> bool:
+def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> tuple[LoweredNetwork, ...]:
+    found = {network.id: network for network in held}
+    for network in more:
+        found.setdefault(network.id, network)
+    return tuple(found.values())
+
+
+def _measure_batch(
+    models: Mapping[str, tuple[bytes, bool]],
+    setting: Setting,
+    protocol: Protocol,
+    reference_us: float | None,
+    journal: Journal,
+    advance: Callable[[str], object],
+) -> None:
+    known = [sample for sample in journal.samples(setting) if sample.id in models]
+    done = {(sample.id, sample.process) for sample in known}
+    for name, _ in done:
+        advance(name)
+    folder = journal.path.parent  # where the next build removes what a killed one leaves
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
+        items = []
+        for name, (model, as_is) in models.items():
+            path = Path(scratch) / f"{name}.onnx"
+            path.write_bytes(model)
+            items.append(Item(name, str(path), as_is))
+        with closing(measure_items(items, setting, protocol, known=known, reference_us=reference_us)) as samples:
+            for sample in samples:
+                journal.append(setting, sample)
+                if (sample.id, sample.process) not in done:
+                    done.add((sample.id, sample.process))
+                    advance(sample.id)
+
+
+def timing_id(network: str, pace_hz: float | None) -> str:
+    """What a network's samples are journalled under."""
+    return network if pace_hz is None else f"{network}@{pace_hz:g}"
+
+
+def network_model(network: LoweredNetwork) -> bytes:
+    """The ONNX of a network that the table knows the architecture of."""
+    if network.network is None:
+        raise InputError(f"{network.id} came as ONNX; only architectures can be calibrated with.")
+    return bytes(graph_to_onnx(network_graph(network.network)).SerializeToString())
+
+
+def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
+    """The drift through a build, thinned out evenly; of the steadiest samples only."""
+    steady = steadiest(journal.samples(setting)).values()
+    seen = [round(figure, 3) for sample in steady for figure in sample.sentinel_us]
+    return [Sentinel(setting, tuple(seen[:: math.ceil(len(seen) / KEPT_SENTINELS)]))] if seen else []
+
+
+def _check_sentinel(setting: Setting, reference_us: float | None, journal: Journal) -> None:
+    before = [figure for sample in journal.samples(setting) for figure in sample.sentinel_us]
+    before_us = min([*before, *([reference_us] if reference_us else [])], default=None)
+    if before_us is None:
+        return
+    now_us = sentinel_us(setting, before_us)
+    change_pct = 100 * (now_us / before_us - 1)
+    if abs(change_pct) > SENTINEL_LIMIT_PCT:
+        raise NotComparableError(
+            f"the sentinel kernel took {before_us:.1f} us before and takes {now_us:.1f} "
+            f"us now ({change_pct:+.0f} %; at most {SENTINEL_LIMIT_PCT:.0f} % expected): another machine, or busy. "
+            f"Free it of other work and run the same command again, or delete {journal.path} to start over."
+        )
+
+
+def _is_defined(key: Timed) -> bool:
     return isinstance(key, Primitive) and all(isinstance(o, Identity | Zero) for o in key.operations)
 
 
-def _item(name: str, key: Key, folder: Path) -> Item:
-    path = folder / f"{name}.onnx"
-    as_is = isinstance(key, Kernel)
-    path.write_bytes(key_model(key))
-    return Item(name, str(path), as_is)
-
-
-def key_model(key: Key) -> bytes:
+def key_model(key: Timed) -> bytes:
     """The ONNX model that measures a key."""
     if isinstance(key, Kernel):
         return kernel_model(key)
     return bytes(graph_to_onnx(chain(key.operations, key.inputs)).SerializeToString())
 
 
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a file gives it back."""
+    found: dict[str, Any] = json.loads(json.dumps(to_json(verdict)))
+    return found
+
+
 def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     """Two verdicts of one machine, at two builds: fit if it was both times, and every reason of either."""
-    later = to_json(verdict)
-    reasons = [*doctor["reasons"], *later["reasons"]]
+    later = _plain(verdict)
+    reasons = [*doctor.get("reasons", []), *later["reasons"]]
     unique = {json.dumps(reason, sort_keys=True): reason for reason in reasons}
-    return {**later, "fit": doctor["fit"] and verdict.fit, "reasons": list(unique.values())}
-
-
-def _sentinel_medians_us(journal: Journal, setting: Setting) -> list[float]:
-    return [Measurement((s.samples_us,)).median_us for s in journal.samples(setting) if s.id == SENTINEL_ID]
-
-
-def _check_sentinel(
-    setting: Setting, sentinel: Item, before: Sequence[float], journal: Journal, protocol: Protocol
-) -> None:
-    now = [Measurement((s.samples_us,)).median_us for s in measure_items([sentinel], setting, protocol)]
-    change_pct = 100 * (float(np.median(now)) / float(np.median(before)) - 1)
-    if abs(change_pct) > SENTINEL_LIMIT_PCT:
-        raise NotComparableError(
-            f"the sentinel kernel took {np.median(before):.1f} us before and takes {np.median(now):.1f} "
-            f"us now ({change_pct:+.0f} %; at most {SENTINEL_LIMIT_PCT:.0f} % expected): another machine, or busy. "
-            f"Free it of other work and run the same command again, or delete {journal.path} to start over."
-        )
+    return {**later, "fit": doctor.get("fit") is True and verdict.fit, "reasons": list(unique.values())}
 
 
 class Journal:
@@ -311,4 +402,5 @@ def _identity(header: Any) -> Any:
 
 
 def _sample(data: dict[str, Any]) -> Sample:
-    return Sample(**{**data, "samples_us": tuple(data["samples_us"]), "affinity": tuple(data["affinity"])})
+    lists = ("samples_us", "affinity", "sentinel_us")
+    return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})

@@ -1,9 +1,4 @@
-"""The versioned latency table: rows under (setting, level, key), strict look-ups, provenance, a checksum.
-
-History of the schema:
-
-* 1 - levels `isolated` and `kernel` measured; `edge`, `calibration` and `validation` have their place and are empty.
-"""
+"""The latency table: rows under (setting, level, key), strict look-ups, and what its figures rest on."""
 
 from __future__ import annotations
 
@@ -15,23 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from latencykit.architecture import Network, architecture_to_json
+from latencykit.bounds import MAX_NODES, shown
+from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, MissingRowError, NotComparableError
-from latencykit.files import write_text
 from latencykit.graph import chain
 from latencykit.host import CpuFacts
-from latencykit.kernels import Kernel, kernel_from_json
-from latencykit.measurement import Measurement
+from latencykit.kernels import MAX_TEXT, Kernel
+from latencykit.keys import Edge, Key, Level, Primitive, key_id, key_level
+from latencykit.macro import Macro
+from latencykit.measurement import LONGEST_US, Measurement
 from latencykit.runtime import Setting
-from latencykit.schema import decode, read_json, to_json
-from latencykit.spec import Identity, Operation, Shape, Zero, operation_from_json, operation_to_json
+from latencykit.spec import Identity, Zero
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TABLE_SCHEMA = 1
-MAX_TABLE_BYTES = 200_000_000
-MACHINE_FACTS = ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes")
-"""Facts about a CPU that make two machines different ones; figures of these are never mixed."""
 
 FRAME_COLUMNS = (
     *("level", "threads", "id", "label", "origin", "median_us", "low_us", "high_us", "error_pct"),
@@ -39,47 +32,13 @@ FRAME_COLUMNS = (
 )
 """Columns of `Table.to_frame`, there without a row too."""
 
-Level = Literal["isolated", "kernel", "edge"]
+MACHINE_FACTS = ("model", "isa", "physical_cores", "l2_bytes", "l3_bytes")
+"""Facts about a CPU that make two machines different ones; figures of these are never mixed."""
+
+_INT64 = 2**63
+
 Origin = Literal["measured", "fitted", "interpolated", "defined"]
 """`defined` is for zero and identity, which are deleted before a network is made: 0 by definition, and said so."""
-
-
-@dataclass(frozen=True)
-class Primitive:
-    """Key of the `isolated` level: a chain of operations alone in a model, in the graph's terms.
-
-    Attributes:
-        operations: the first takes all inputs, each further one its predecessor.
-        inputs: shapes that enter the first.
-    """
-
-    operations: tuple[Operation, ...]
-    inputs: tuple[Shape, ...]
-
-    def __str__(self) -> str:
-        shapes = " + ".join("x".join(map(str, shape)) for shape in self.inputs)
-        return f"{' > '.join(map(str, self.operations))} on {shapes}"
-
-
-Key = Primitive | Kernel
-
-
-def key_level(key: Key) -> Level:
-    """The level that a key belongs to."""
-    return "kernel" if isinstance(key, Kernel) else "isolated"
-
-
-def key_to_json(key: Key) -> Any:
-    """A key as JSON data."""
-    if isinstance(key, Kernel):
-        return to_json(key)
-    return {"operations": [operation_to_json(o) for o in key.operations], "inputs": [list(s) for s in key.inputs]}
-
-
-def key_id(key: Key) -> str:
-    """A short stable name of a key: its level and the start of a hash of its content."""
-    content = json.dumps(key_to_json(key), sort_keys=True, separators=(",", ":"))
-    return f"{key_level(key)}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +51,7 @@ class Row:
         macs, parameters, bytes: of the key, bytes read and written once each.
         measurement: the raw samples; None where the origin is not `measured`.
         value_us: the figure of a row that was not measured.
+        residual_pct: of a fitted or interpolated row, the mean absolute error of what it was fitted with.
     """
 
     key: Key
@@ -102,10 +62,16 @@ class Row:
     bytes: int
     measurement: Measurement | None = None
     value_us: float = 0.0
+    residual_pct: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.origin == "measured") != (self.measurement is not None):
             raise InputError(f"row {self.key}: origin {self.origin!r} and its samples do not fit together.")
+        for name in ("macs", "parameters", "bytes"):
+            if not 0 <= getattr(self, name) < _INT64:
+                raise InputError(f"row {self.key}: {name} is {shown(getattr(self, name))}; expected 0 to 2^63 - 1.")
+        if not abs(self.value_us) <= LONGEST_US or not 0 <= self.residual_pct <= LONGEST_US:
+            raise InputError(f"row {self.key}: {self.value_us} us; expected a number of at most {LONGEST_US:g}.")
 
     @property
     def level(self) -> Level:
@@ -122,8 +88,13 @@ class Row:
         """Its interval; a point where nothing was measured."""
         return self.measurement.interval_us if self.measurement else (self.value_us, self.value_us)
 
+    @property
+    def error_pct(self) -> float:
+        """Half the interval's width where it was measured, the residual of the fit else; percent."""
+        return self.measurement.error_pct if self.measurement else self.residual_pct
 
-def make_row(key: Key, setting: Setting, measurement: Measurement) -> Row:
+
+def make_row(key: Primitive | Kernel, setting: Setting, measurement: Measurement) -> Row:
     """A measured row with the key's own costs; its samples in whole nanoseconds, which is what a file keeps."""
     measurement = Measurement(tuple(tuple(round(v, 3) for v in samples) for samples in measurement.samples_us))
     if isinstance(key, Kernel):
@@ -146,6 +117,41 @@ class Sentinel:
     setting: Setting
     medians_us: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        Measurement((self.medians_us,))  # as plausible as samples
+
+
+@dataclass(frozen=True)
+class LoweredNetwork:
+    """A network as this table's CPU runs it, so that a host with other instructions need not lower it.
+
+    Attributes:
+        id: `network_id` of the architecture, or `model_id` of an ONNX file.
+        network: the pair; None where it came as ONNX.
+        kernels: how often each kernel runs.
+    """
+
+    id: str
+    network: Network | None
+    kernels: Mapping[Kernel, int]
+
+    def __post_init__(self) -> None:
+        if not (self.id.isprintable() and 0 < len(self.id) <= MAX_TEXT):
+            raise InputError(f"network {self.id[:80]!r}: expected a name of at most {MAX_TEXT} printable characters.")
+        if wrong := [count for count in self.kernels.values() if not 1 <= count <= MAX_NODES]:
+            raise InputError(f"network {self.id}: a kernel runs {shown(wrong[0])} times; expected 1 to {MAX_NODES}.")
+
+
+def network_id(network: Network) -> str:
+    """A short stable name of a network pair, from its content."""
+    content = json.dumps(architecture_to_json(network), sort_keys=True, separators=(",", ":"))
+    return f"network-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def model_id(model: bytes) -> str:
+    """The same for ONNX bytes."""
+    return f"model-{hashlib.sha256(model).hexdigest()[:16]}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -157,7 +163,10 @@ class Table:
         doctor: the doctor's verdict when the table was built, as JSON data.
         rows: in the order they were added.
         sentinels: the drift through the build.
-        calibration, validation: empty until they have been made.
+        networks: what was lowered on this CPU: calibration networks, added models.
+        timings: how long whole networks took.
+        models: cost models calibrated on these timings, one for each setting and rhythm.
+        validations: summaries of `latencykit validate`, as JSON data.
         parents: checksums of the tables that this one was made from.
     """
 
@@ -166,8 +175,10 @@ class Table:
     doctor: Mapping[str, Any]
     rows: tuple[Row, ...]
     sentinels: tuple[Sentinel, ...] = ()
-    calibration: Mapping[str, Any] | None = None
-    validation: Mapping[str, Any] | None = None
+    networks: tuple[LoweredNetwork, ...] = ()
+    timings: tuple[NetworkTiming, ...] = ()
+    models: tuple[CostModel, ...] = ()
+    validations: tuple[Mapping[str, Any], ...] = ()
     parents: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
 
@@ -176,12 +187,48 @@ class Table:
             raise InputError("table: `runtime` names no version of onnxruntime.")
         if len(self._index) != len(self.rows):
             raise InputError("table: two rows have the same setting, level and key.")
-        if lost := {sentinel.setting for sentinel in self.sentinels} - {row.setting for row in self.rows}:
-            raise InputError(f"table: a sentinel of {lost.pop()}, a setting without rows.")
+        of_settings: Mapping[str, Sequence[Sentinel | NetworkTiming | CostModel]] = {
+            "sentinel": self.sentinels, "timing": self.timings, "cost model": self.models,
+        }  # fmt: skip
+        for what, found in of_settings.items():
+            if lost := {one.setting for one in found} - {row.setting for row in self.rows}:
+                raise InputError(f"table: a {what} of {lost.pop()}, a setting without rows.")
+        if len({(t.setting, t.pace_hz, t.network) for t in self.timings}) != len(self.timings):
+            raise InputError("table: a network was timed twice under one setting and rhythm.")
+        if len({(m.setting, m.pace_hz) for m in self.models}) != len(self.models):
+            raise InputError("table: two cost models of one setting and rhythm.")
+        if len(self._networks) != len(self.networks):
+            raise InputError("table: a network is listed twice.")
+        if unknown := {timing.network for timing in self.timings} - self._networks.keys():
+            raise InputError(f"table: a timing of {unknown.pop()}, a network that is not listed.")
+        kernels = {row.key for row in self.rows if isinstance(row.key, Kernel)}
+        if absent := {kernel for network in self.networks for kernel in network.kernels} - kernels:
+            raise InputError(f"table: a network runs {absent.pop()}, a kernel without a row.")
 
     @cached_property
     def _index(self) -> Mapping[tuple[Setting, Key], Row]:
         return {(row.setting, row.key): row for row in self.rows}
+
+    @cached_property
+    def _networks(self) -> Mapping[str, LoweredNetwork]:
+        return {network.id: network for network in self.networks}
+
+    def network(self, name: str) -> LoweredNetwork | None:
+        """The network of an id; None where the table has not lowered it."""
+        return self._networks.get(name)
+
+    def model(self, setting: Setting, pace_hz: float | None) -> CostModel | None:
+        """The cost model of a setting and rhythm; None where nothing was calibrated."""
+        return next((m for m in self.models if (m.setting, m.pace_hz) == (setting, pace_hz)), None)
+
+    def has_edges(self, setting: Setting, macro: Macro, pace_hz: float | None) -> bool:
+        """Whether the edge costs of a configuration and rhythm are stored."""
+        return self.has(setting, Edge(macro, None, 0, "", pace_hz))
+
+    def reference_us(self, setting: Setting) -> float | None:
+        """What the sentinel took at its best."""
+        seen = [median for s in self.sentinels if s.setting == setting for median in s.medians_us]
+        return min(seen, default=None)
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -255,10 +302,22 @@ class Table:
                 "Write a new one: latencykit build --out NEW.json"
             )
 
-    @cached_property
-    def checksum(self) -> str:
-        """SHA-256 of the content."""
-        return _checksum(self._content())
+    def require_same_kernels(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
+        """Raise `NotComparableError` where a network would run other kernels under these facts than the table's."""
+        remedy = (
+            "the runtime makes other kernels here. Use what the table brought along, or make it again with these "
+            "networks: latencykit kit make --models DIR"
+        )
+        if self.cpu.isa != cpu.isa:
+            raise NotComparableError(
+                f"{self.name} is of a CPU with {', '.join(self.cpu.isa) or 'no vector instructions'}, this one has "
+                f"{', '.join(cpu.isa) or 'none'}: {remedy}"
+            )
+        if self.runtime["onnxruntime"] != runtime["onnxruntime"]:
+            raise NotComparableError(
+                f"{self.name} was measured with onnxruntime {self.runtime['onnxruntime']}, this is "
+                f"{runtime['onnxruntime']}: {remedy}"
+            )
 
     def to_frame(self) -> pd.DataFrame:
         """One line a row: level, threads, label, microseconds with interval, costs."""
@@ -275,7 +334,7 @@ class Table:
                     "median_us": row.median_us,
                     "low_us": row.interval_us[0],
                     "high_us": row.interval_us[1],
-                    "error_pct": row.measurement.error_pct if row.measurement else 0.0,
+                    "error_pct": row.error_pct,
                     "processes": row.measurement.processes if row.measurement else 0,
                     "samples": row.measurement.count if row.measurement else 0,
                     "macs": row.macs,
@@ -286,157 +345,3 @@ class Table:
             ],
             columns=FRAME_COLUMNS,
         )
-
-    def _content(self) -> dict[str, Any]:
-        settings = list(self.settings)
-        return {
-            "schema": TABLE_SCHEMA,
-            "cpu": to_json(self.cpu),
-            "runtime": dict(self.runtime),
-            "doctor": dict(self.doctor),
-            "settings": [to_json(setting) for setting in settings],
-            "sentinels": [
-                {"setting": settings.index(s.setting), "medians_us": [round(v, 3) for v in s.medians_us]}
-                for s in self.sentinels
-            ],
-            "calibration": self.calibration,
-            "validation": self.validation,
-            "parents": list(self.parents),
-            "rows": [_row_to_json(row, settings) for row in self.rows],
-        }
-
-    def save(self, path: Path) -> None:
-        """Write the table, wholly or not at all, one row a line."""
-        content = self._content()
-        rows = content.pop("rows")
-        head = json.dumps({"checksum": self.checksum, **content}, indent=1, allow_nan=False)
-        lines = ",\n".join("  " + json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows)
-        write_text(path, f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
-
-
-def load_table(path: Path) -> Table:
-    """Read a table.
-
-    Raises:
-        InputError: not a table, a newer schema, or a checksum that does not fit its content.
-    """
-    data = read_json(path, MAX_TABLE_BYTES)
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if isinstance(schema, int) and schema > TABLE_SCHEMA:
-        raise InputError(
-            f"{path} has table schema {schema}, this version reads up to {TABLE_SCHEMA}; update latencykit."
-        )
-    if schema != TABLE_SCHEMA:
-        raise InputError(f"{path} is not a latency table: schema {TABLE_SCHEMA} expected, found {schema!r}.")
-    file = decode(_TableFile, data, str(path))
-    content = {key: value for key, value in data.items() if key != "checksum"}
-    try:
-        found = _checksum(content)
-    except (ValueError, RecursionError) as error:  # a number beyond float's range, or nested too deeply to be a table
-        raise InputError(f"{path} is not a latency table: {error}") from error
-    if found != file.checksum:
-        raise InputError(f"{path} was changed after it was written (its checksum does not fit); restore or rebuild it.")
-    rows = tuple(_row_from_json(row, file.settings, f"{path}: row {i}") for i, row in enumerate(file.rows))
-    sentinels = tuple(Sentinel(_listed(file.settings, s.setting, str(path)), s.medians_us) for s in file.sentinels)
-    return Table(
-        file.cpu, file.runtime, file.doctor, rows, sentinels, file.calibration, file.validation, file.parents, path
-    )
-
-
-def _listed(settings: Sequence[Setting], index: int, where: str) -> Setting:
-    if not 0 <= index < len(settings):
-        raise InputError(f"{where}: names setting {index}; the table lists {len(settings)}.")
-    return settings[index]
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _row_to_json(row: Row, settings: Sequence[Setting]) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "level": row.level,
-        "setting": settings.index(row.setting),
-        "label": str(row.key),
-        "origin": row.origin,
-        "median_us": round(row.median_us, 3),
-        "macs": row.macs,
-        "parameters": row.parameters,
-        "bytes": row.bytes,
-        "key": key_to_json(row.key),
-    }
-    if row.measurement:
-        low, high = row.measurement.interval_us
-        data |= {
-            "interval_us": [round(low, 3), round(high, 3)],
-            "error_pct": round(row.measurement.error_pct, 3),
-            "n": row.measurement.count,
-            "processes": row.measurement.processes,
-            "samples_us": [[round(v, 3) for v in samples] for samples in row.measurement.samples_us],
-        }
-    return data
-
-
-def _row_from_json(data: Mapping[str, Any], settings: Sequence[Setting], where: str) -> Row:
-    file = decode(_RowFile, data, where)
-    if file.level == "edge":
-        raise InputError(f"{where}: rows of level 'edge' come with a later schema; update latencykit.")
-    key: Key
-    if file.level == "kernel":
-        key = kernel_from_json(file.key, where)
-    else:
-        plain = decode(_PrimitiveFile, file.key, where)
-        key = Primitive(tuple(map(operation_from_json, plain.operations)), plain.inputs)
-    setting = _listed(settings, file.setting, where)
-    try:
-        measurement = Measurement(file.samples_us) if file.samples_us is not None else None
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    value_us = file.median_us if measurement is None else 0.0
-    return Row(key, setting, file.origin, file.macs, file.parameters, file.bytes, measurement, value_us)
-
-
-@dataclass(frozen=True)
-class _PrimitiveFile:
-    operations: tuple[dict[str, Any], ...]
-    inputs: tuple[Shape, ...]
-
-
-@dataclass(frozen=True)
-class _RowFile:
-    level: Level
-    setting: int
-    label: str
-    origin: Origin
-    median_us: float
-    macs: int
-    parameters: int
-    bytes: int
-    key: dict[str, Any]
-    interval_us: tuple[float, float] | None = None
-    error_pct: float | None = None
-    n: int = 0
-    processes: int = 0
-    samples_us: tuple[tuple[float, ...], ...] | None = None
-
-
-@dataclass(frozen=True)
-class _SentinelFile:
-    setting: int
-    medians_us: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class _TableFile:
-    schema: int
-    checksum: str
-    cpu: CpuFacts
-    runtime: dict[str, str]
-    doctor: dict[str, Any]
-    settings: tuple[Setting, ...]
-    sentinels: tuple[_SentinelFile, ...]
-    calibration: dict[str, Any] | None
-    validation: dict[str, Any] | None
-    parents: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]

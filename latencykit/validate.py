@@ -1,11 +1,10 @@
-"""Is the estimate true? Random networks, a table's sums at each level against end-to-end timing."""
+"""Is the estimate true? A table's predictions at each level against end-to-end timing of networks it never saw."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,27 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from latencykit.bench import Sample, measure_items
-from latencykit.cost import FIT_SEED, cost, predict_isolated, predict_kernels
+from latencykit.architecture import Network, network_graph
+from latencykit.bench import gather, measure_items, steadiest, steady_limit_us
+from latencykit.calibrate import CALIBRATION_SEED
 from latencykit.coverage import COVERAGE_SEED
-from latencykit.errors import UsageError
+from latencykit.edges import FIT_SEED, SearchCosts, cost
+from latencykit.errors import MissingRowError, UsageError
+from latencykit.graph import Graph
 from latencykit.kernels import kernels_of
+from latencykit.keys import Level
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement, Protocol
+from latencykit.predict import Prediction, predict_isolated, predict_kernels
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
-from latencykit.space import Architecture, instantiate
-from latencykit.table import Level, Table
+from latencykit.selection import SetName, minimisers, sampled_set, tails
+from latencykit.space import Architecture
+from latencykit.table import Table
 from latencykit.worker import Item
 
 VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=30, processes=4)
 """An even number of processes: their halves give the repeatability."""
-TAIL_POOL = 2000
-TAIL_SHARE = 0.05
 WORST = 5
+LEVELS: tuple[Level, ...] = ("isolated", "kernel", "edge")
 
-SetName = Literal["uniform", "tails", "all"]
 Floats = NDArray[np.float64]
 
 
@@ -70,119 +72,241 @@ def _rank(correlation: Callable[..., object], predicted: Floats, measured: Float
 
 @dataclass(frozen=True)
 class ValidatedNetwork:
-    """One network: milliseconds measured (in all processes and in each half of them) and predicted by level."""
+    """One network: milliseconds measured (in all processes and in each half of them) and predicted by level.
+
+    Attributes:
+        raw_ms: plain sums; calibrated_ms: what the table's models make of them. The edge level has no raw figure, since
+            it is fitted to calibrated ones.
+        interval_ms: of the calibrated kernel level.
+    """
 
     id: str
+    chosen_from: SetName
     macs: int
     measured_ms: float
     half_a_ms: float
     half_b_ms: float
-    predicted_ms: Mapping[Level, float]
+    raw_ms: Mapping[Level, float]
+    calibrated_ms: Mapping[Level, float]
     interval_ms: tuple[float, float]
+
+    @property
+    def predicted_ms(self) -> float:
+        """The best figure that the table has: the calibrated kernel sum, or the raw one."""
+        return self.calibrated_ms.get("kernel", self.raw_ms["kernel"])
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The outcome. `constant` and `macs` are leave-one-out predictors that know no kernels: what any table must beat.
+    """The outcome over some networks.
 
-    `repeat` compares the two halves of the processes: no prediction can agree better than the measurement with itself.
+    `constant` and `macs` are leave-one-out predictors that know no kernels: what any table must beat. `repeat` compares
+    the two halves of the processes: no prediction can agree better than the measurement with itself.
+
+    Attributes:
+        tau_ratio: rank correlation of the prediction with half B over that of half A with half B.
+        edge_against_kernel_pct: mean absolute error of the edge costs against the kernel level; None without them.
+        unsteady: samples that had to do although the machine was in another state.
     """
 
     setting: Setting
+    pace_hz: float | None
     networks: tuple[ValidatedNetwork, ...]
-    levels: Mapping[Level, Agreement]
+    raw: Mapping[Level, Agreement]
+    calibrated: Mapping[Level, Agreement]
     constant: Agreement
     macs: Agreement
     repeat: Agreement
+    tau_ratio: float | None
     interval_coverage_pct: float
+    edge_against_kernel_pct: float | None
+    unsteady: int = 0
 
     @property
     def worst(self) -> list[ValidatedNetwork]:
-        """The networks with the largest error of the kernel sum."""
-        return sorted(self.networks, key=lambda n: -abs(n.predicted_ms["kernel"] / n.measured_ms - 1))[:WORST]
+        """The networks with the largest error of the kernel level."""
+        return sorted(self.networks, key=lambda n: -abs(n.predicted_ms / n.measured_ms - 1))[:WORST]
+
+    def by_set(self) -> dict[SetName, Validation]:
+        """The same figures for each set of at least two networks."""
+        names = dict.fromkeys(network.chosen_from for network in self.networks)
+        groups = {name: [n for n in self.networks if n.chosen_from == name] for name in names}
+        return {n: summarise(self.setting, self.pace_hz, group) for n, group in groups.items() if len(group) > 1}
 
 
-def validate(
+@dataclass(frozen=True)
+class Chosen:
+    """A network to validate with, and the set that it comes from."""
+
+    chosen_from: SetName
+    network: Network
+
+
+def choose_networks(
     table: Table,
     setting: Setting,
     macro: Macro,
     count: int,
     seed: int,
-    chosen_from: SetName = "uniform",
+    chosen_from: SetName | Literal["all"] = "uniform",
+    pace_hz: float | None = None,
+) -> list[Chosen]:
+    """The networks of a validation; `all` is `count` uniform ones, a quarter as many of the tails, a tenth minimisers.
+
+    Raises:
+        UsageError: fewer than two networks, or a seed that the table was made with.
+    """
+    if count < 2:
+        raise UsageError(f"validate: {count} networks; at least 2 are needed to compare anything.")
+    if seed in (COVERAGE_SEED, FIT_SEED, CALIBRATION_SEED):
+        raise UsageError(f"validate: seed {seed} drew the networks that the table was made with; take another.")
+    if chosen_from in ("uniform", "mixed", "unet"):
+        return [Chosen(chosen_from, network) for network in sampled_set(chosen_from, macro, count, seed)]
+    costs = cost(table, setting, macro, pace_hz=pace_hz)
+    if chosen_from == "tails":
+        return [Chosen("tails", network) for network in tails(macro, costs, count, seed)]
+    if chosen_from == "minimisers":
+        return [Chosen("minimisers", network) for network in minimisers(macro, costs, count, seed)]
+    uniform = [Chosen("uniform", network) for network in sampled_set("uniform", macro, count, seed)]
+    ends = [Chosen("tails", network) for network in tails(macro, costs, max(2, count // 4), seed)]
+    fast = [Chosen("minimisers", network) for network in minimisers(macro, costs, max(2, count // 10), seed)]
+    return uniform + ends + fast
+
+
+def validate(
+    table: Table,
+    setting: Setting,
+    chosen: Sequence[Chosen],
+    *,
+    seed: int = 0,
+    pace_hz: float | None = None,
     protocol: Protocol = VALIDATION_PROTOCOL,
-    advance: Callable[[str], None] = lambda done: None,
+    advance: Callable[[str], object] = lambda done: None,
 ) -> Validation:
-    """Sample networks, predict each from the table, time each end to end, compare.
+    """Predict each network from the table, time each end to end, compare.
 
     Args:
         table: the table under test.
         setting: its execution setting.
-        macro: the space.
-        count: how many networks.
-        seed: of the sample.
-        chosen_from: `uniform` samples; `tails`, the fastest and slowest twentieth of 2000 by the table; or both.
+        chosen: the networks (`choose_networks`).
+        seed: of the order.
+        pace_hz: calls a second; None is back to back.
         protocol: of the end-to-end timing.
         advance: told a network's name whenever a process has timed it.
 
     Raises:
         MissingRowError: a kernel is not in the table.
-        UsageError: fewer than two networks, or the covering sample's seed.
+        UsageError: an odd number of processes.
     """
-    if count < 2:
-        raise UsageError(f"validate: {count} networks; at least 2 are needed to compare anything.")
-    if seed in (COVERAGE_SEED, FIT_SEED):
-        raise UsageError(f"validate: seed {seed} drew the networks that the table was made with; take another.")
     if protocol.processes % 2:
         raise UsageError(f"validate: {protocol.processes} processes; an even number is needed for two halves.")
-    architectures = _choose(table, setting, macro, count, seed, chosen_from)
+    protocol = replace(protocol, pace_hz=pace_hz)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        graphs = [instantiate(architecture) for architecture in architectures]
-        names = [f"{index:03d}" for index in range(len(graphs))]
-        predicted = []
-        for name, graph in zip(names, graphs, strict=True):
-            model = graph_to_onnx(graph).SerializeToString()
-            (folder / f"{name}.onnx").write_bytes(model)
-            kernel_sum = predict_kernels(table, setting, kernels_of(model, setting, folder))
-            predicted.append((predict_isolated(table, setting, graph).latency_us, kernel_sum))
-        samples: list[Sample] = []
+        names = [f"{index:03d}" for index in range(len(chosen))]
+        predict = _Predictor(table, setting, pace_hz, folder)
+        predicted = [predict(one.network, folder / f"{name}.onnx") for name, one in zip(names, chosen, strict=True)]
         items = [Item(name, str(folder / f"{name}.onnx")) for name in names]
-        with closing(measure_items(items, setting, protocol, seed=seed)) as measured:
-            for sample in measured:
-                samples.append(sample)
-                advance(sample.id)
+        reference_us = table.reference_us(setting)
+        samples = gather(measure_items(items, setting, protocol, seed=seed, reference_us=reference_us), advance)
+    best, limit_us = steadiest(samples), steady_limit_us(samples, reference_us)
     networks = []
-    for name, graph, (isolated_us, kernel_sum) in zip(names, graphs, predicted, strict=True):
-        mine = [sample.samples_us for sample in sorted(samples, key=lambda s: s.process) if sample.id == name]
-        networks.append(
-            ValidatedNetwork(
-                name,
-                graph.macs,
-                Measurement(tuple(mine)).median_us / 1000,
-                Measurement(tuple(mine[::2])).median_us / 1000,
-                Measurement(tuple(mine[1::2])).median_us / 1000,
-                {"isolated": isolated_us / 1000, "kernel": kernel_sum.latency_us / 1000},
-                (kernel_sum.interval_us[0] / 1000, kernel_sum.interval_us[1] / 1000),
-            )
-        )
-    return summarise(setting, networks)
+    for name, one, (graph, raw_ms, calibrated_ms, interval_ms) in zip(names, chosen, predicted, strict=True):
+        mine = tuple(best[name, process].samples_us for process in range(protocol.processes))
+        whole, half_a, half_b = (Measurement(part).median_us / 1000 for part in (mine, mine[::2], mine[1::2]))
+        figures = (whole, half_a, half_b, raw_ms, calibrated_ms, interval_ms)
+        networks.append(ValidatedNetwork(name, one.chosen_from, graph.macs, *figures))
+    unsteady = sum(sample.state_us > limit_us for sample in best.values())
+    return replace(summarise(setting, pace_hz, networks), unsteady=unsteady)
 
 
-def summarise(setting: Setting, networks: Sequence[ValidatedNetwork]) -> Validation:
-    """The figures of a validation from its networks."""
+class _Predictor:
+    """A table's predictions of networks at every level; keeps what does not change between networks."""
+
+    def __init__(self, table: Table, setting: Setting, pace_hz: float | None, folder: Path) -> None:
+        self._table, self._setting, self._pace_hz, self._folder = table, setting, pace_hz, folder
+        self._isolated_scale = _isolated_scale(table, setting, pace_hz)
+        self._costs: dict[Macro, SearchCosts | None] = {}
+
+    def __call__(
+        self, network: Network, path: Path
+    ) -> tuple[Graph, dict[Level, float], dict[Level, float], tuple[float, float]]:
+        graph = network_graph(network)
+        model = graph_to_onnx(graph).SerializeToString()
+        path.write_bytes(model)
+        kernels = kernels_of(model, self._setting, self._folder)
+        kernel = predict_kernels(self._table, self._setting, kernels, pace_hz=self._pace_hz)
+        raw_ms: dict[Level, float] = {"kernel": kernel.raw_us / 1000}
+        calibrated_ms: dict[Level, float] = {"kernel": kernel.latency_us / 1000} if kernel.calibrated else {}
+        if (isolated := _isolated(self._table, self._setting, graph)) is not None:
+            raw_ms["isolated"] = isolated.raw_us / 1000
+            if self._isolated_scale is not None:
+                calibrated_ms["isolated"] = self._isolated_scale * isolated.raw_us / 1000
+        if isinstance(network, Architecture) and (costs := self._edge_costs(network.macro)) is not None:
+            calibrated_ms["edge"] = costs.total_ms(network)
+        low, high = kernel.interval_us
+        return graph, raw_ms, calibrated_ms, (low / 1000, high / 1000)
+
+    def _edge_costs(self, macro: Macro) -> SearchCosts | None:
+        if macro not in self._costs:
+            known = self._table.has_edges(self._setting, macro, self._pace_hz)
+            self._costs[macro] = cost(self._table, self._setting, macro, pace_hz=self._pace_hz) if known else None
+        return self._costs[macro]
+
+
+def _isolated(table: Table, setting: Setting, graph: Graph) -> Prediction | None:
+    """The classical sum; None where a primitive has no row, as for networks outside of the table's space."""
+    try:
+        return predict_isolated(table, setting, graph)
+    except MissingRowError:
+        return None
+
+
+def _isolated_scale(table: Table, setting: Setting, pace_hz: float | None) -> float | None:
+    """One factor from classical sums to the calibration networks' timings: all that such a table can be given."""
+    ratios = []
+    for timing in table.timings:
+        lowered = table.network(timing.network)
+        if (timing.setting, timing.pace_hz) == (setting, pace_hz) and lowered and lowered.network:
+            isolated = _isolated(table, setting, network_graph(lowered.network))
+            ratios += [timing.median_us / isolated.raw_us] if isolated else []
+    return float(np.median(ratios)) if ratios else None
+
+
+def summarise(setting: Setting, pace_hz: float | None, networks: Sequence[ValidatedNetwork]) -> Validation:
+    """The figures of a validation from its networks; a level counts where all of them have it."""
     measured = np.array([n.measured_ms for n in networks])
     macs = np.array([n.macs for n in networks], dtype=np.float64)
+    half_a, half_b = (np.array([getattr(n, half) for n in networks]) for half in ("half_a_ms", "half_b_ms"))
+    predicted = np.array([n.predicted_ms for n in networks])
     inside = [n.interval_ms[0] <= n.measured_ms <= n.interval_ms[1] for n in networks]
-    levels: tuple[Level, ...] = ("isolated", "kernel")
+    repeat = agreement(half_a, half_b)
+    tau = _rank(stats.kendalltau, predicted, half_b)
+    edges = [n.calibrated_ms.get("edge") for n in networks]
+    against = [e / n.predicted_ms - 1 for e, n in zip(edges, networks, strict=True) if e is not None]
     return Validation(
         setting,
+        pace_hz,
         tuple(networks),
-        {level: agreement(np.array([n.predicted_ms[level] for n in networks]), measured) for level in levels},
-        agreement(_leave_one_out(np.zeros_like(macs), measured), measured),
+        _levels([n.raw_ms for n in networks], measured),
+        _levels([n.calibrated_ms for n in networks], measured),
+        _without_ranks(agreement(_leave_one_out(np.zeros_like(macs), measured), measured)),
         agreement(_leave_one_out(macs, measured), measured),
-        agreement(np.array([n.half_a_ms for n in networks]), np.array([n.half_b_ms for n in networks])),
+        repeat,
+        tau / repeat.kendall_tau if tau is not None and repeat.kendall_tau else None,
         float(100 * np.mean(inside)),
+        float(100 * np.abs(against).mean()) if against else None,
     )
+
+
+def _without_ranks(fit: Agreement) -> Agreement:
+    """Of a constant: the mean of the others falls where a network's own figure rises, and that order says nothing."""
+    return replace(fit, kendall_tau=None, spearman=None)
+
+
+def _levels(figures: Sequence[Mapping[Level, float]], measured: Floats) -> dict[Level, Agreement]:
+    there = [level for level in LEVELS if all(level in figure for figure in figures)]
+    return {level: agreement(np.array([figure[level] for figure in figures]), measured) for level in there}
 
 
 def _leave_one_out(feature: Floats, measured: Floats) -> Floats:
@@ -195,22 +319,3 @@ def _leave_one_out(feature: Floats, measured: Floats) -> Floats:
         else:
             predicted[index] = np.poly1d(np.polyfit(feature[others], measured[others], 1))(feature[index])
     return predicted
-
-
-def _choose(
-    table: Table, setting: Setting, macro: Macro, count: int, seed: int, chosen_from: SetName
-) -> list[Architecture]:
-    if chosen_from == "uniform":
-        return sample_architectures(macro, count, seed)
-    share = count if chosen_from == "tails" else count // 2
-    tail = max(1, round(TAIL_POOL * TAIL_SHARE))
-    if share > 2 * tail:
-        raise UsageError(f"validate: {share} networks of the tails were asked for; there are {2 * tail}.")
-    pool = sample_architectures(macro, TAIL_POOL, seed)
-    costs = cost(table, setting, macro)
-    ranked = sorted(pool, key=costs.total_ms)
-    tails = ranked[:tail] + ranked[-tail:]
-    picks = np.random.default_rng(seed).permutation(len(tails))
-    return [tails[i] for i in picks[:share]] + (
-        sample_architectures(macro, count - share, seed) if share < count else []
-    )

@@ -1,18 +1,22 @@
 """The measuring process: `python -m latencykit.worker`, a job on standard input, a JSON line per result.
 
-It imports numpy and onnxruntime and nothing else of weight (tested), measures one session at a time, and ends. Lines:
+It imports numpy and onnxruntime and nothing else of weight (tested), measures one session at a time, and ends. A
+sentinel is timed before the first item, after the last and every quarter second between, so that each figure comes with
+the machine's state on either side of it. Lines:
 
     {"ready": {"runtime": "1.32.0", "modules": ["numpy", ...]}}
-    {"id": "...", "samples_us": [...], "affinity": ["0", "1"], "memory_bytes": 1048576, "timed_s": 0.03}
+    {"id": "...", "samples_us": [...], "affinity": ["0", "1"], "memory_bytes": 1048576, "timed_s": 0.03,
+     "sentinel_us": [67.2, 67.5]}
     {"id": "...", "error": "onnxruntime refuses ...", "exit_code": 6}
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +44,19 @@ class Item:
     slowdown_pct: float | None = None
 
 
+SENTINEL_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=2, processes=1)
+SENTINEL_EVERY_S = 0.25
+
+
 @dataclass(frozen=True)
 class Job:
-    """What one measuring process does, in this order."""
+    """What one measuring process does, in this order; `sentinel` is timed around the items."""
 
     setting: Setting
     protocol: Protocol
     cpus: tuple[int, ...]
     items: tuple[Item, ...]
+    sentinel: Item
     seed: int = 0
 
 
@@ -60,7 +69,8 @@ def job_from_json(text: str) -> Job:
     """The job of a line that `job_to_json` wrote."""
     data = json.loads(text)
     items = tuple(Item(**item) for item in data["items"])
-    return Job(Setting(**data["setting"]), Protocol(**data["protocol"]), tuple(data["cpus"]), items, data["seed"])
+    setting, protocol = Setting(**data["setting"]), Protocol(**data["protocol"])
+    return Job(setting, protocol, tuple(data["cpus"]), items, Item(**data["sentinel"]), data["seed"])
 
 
 def run_item(item: Item, job: Job) -> dict[str, Any]:
@@ -107,11 +117,23 @@ def main() -> None:
     job = job_from_json(sys.stdin.readline())
     modules = sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
     _print({"ready": {"runtime": runtime_version(), "modules": modules}})
-    for item in job.items:
-        try:
-            _print(run_item(item, job))
-        except LatencyKitError as error:
-            _print({"id": item.id, "error": str(error), "exit_code": error.exit_code})
+    item, waiting = job.sentinel, []
+    try:
+        before_us, probed_s = _sentinel_us(job), time.monotonic()
+        for index, item in enumerate(job.items, start=1):
+            waiting.append(run_item(item, job))
+            if index == len(job.items) or time.monotonic() - probed_s > SENTINEL_EVERY_S:
+                after_us, probed_s = _sentinel_us(job), time.monotonic()
+                for found in waiting:
+                    _print({**found, "sentinel_us": [before_us, after_us]})
+                before_us, waiting = after_us, []
+    except LatencyKitError as error:
+        _print({"id": item.id, "error": str(error), "exit_code": error.exit_code})
+
+
+def _sentinel_us(job: Job) -> float:
+    samples: tuple[float, ...] = run_item(job.sentinel, replace(job, protocol=SENTINEL_PROTOCOL))["samples_us"]
+    return statistics.median(samples)
 
 
 def _print(value: dict[str, Any]) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from latencykit.architecture import read_architecture, write_architecture
-from latencykit.cli import write_samples
+from latencykit.commands.networks import sample_command
 from latencykit.console import emit, json_option, run_cli
-from latencykit.coverage import stride_macros
 from latencykit.errors import UnfitError, UsageError
-from latencykit.macro import Macro, read_macro
+from latencykit.macro import Macro
 from latencykit.schema import to_json
 from latencykit.topology import check_threads
 
@@ -45,23 +44,7 @@ def cli() -> None:
     """Search a segmentation and a quality-control network under a CPU's latency."""
 
 
-@cli.command("sample")
-@click.option("--seed", required=True, type=int)
-@click.option("--count", required=True, type=int)
-@click.option("--out", required=True, type=FILE, help="Folder for 000.json, 000.onnx, ...")
-@click.option("--stride", type=int, help="Input stride of both networks; overrides --macro's.")
-@click.option("--macro", "macro_path", type=FILE, help="JSON file of a macro configuration.")
-@json_option
-def sample_command(
-    seed: int, count: int, out: Path, stride: int | None, macro_path: Path | None, as_json: bool
-) -> None:
-    """Draw random architectures: the same as `latencykit sample`.
-
-    Example: nas sample --seed 7 --count 5 --out samples
-    """
-    macro = read_macro(str(macro_path)) if macro_path else Macro()
-    written = write_samples(seed, count, out, stride_macros(macro, [stride])[0] if stride is not None else macro)
-    emit(as_json, "sample", {"files": written}, written)
+cli.add_command(sample_command)
 
 
 @cli.command("search")
@@ -99,7 +82,7 @@ def search_command(
         settings = replace(settings, target_ms=target_ms)
     macro = rows[0].macro or Macro()
     table = ensure_table(run.table_path(out), [macro], run.threads)
-    costs = search_costs(table, run.threads[-1], macro, out / "costs")
+    costs = search_costs(table, run.threads[-1], macro, run.pace_hz)
     result = search(settings, load(run.data).of_split("train"), macro, costs, seed, out)
     save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
     data = {
@@ -176,8 +159,8 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 
     Example: nas evaluate two-ms.onnx --split valid --final
     """
-    from latencykit.kernels import read_model
     from latencykit.lowering import onnx_to_graph
+    from latencykit.outside import check_outside
     from nas.config import REPORT_SPLIT
     from nas.data import load
     from nas.figures import quality_figure, save_figure
@@ -193,7 +176,7 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     scores = score_model(model, frames)
     picture = model.with_suffix(f".{split}.png")
     save_figure(quality_figure({model.stem: scores}), picture)
-    graph, _ = onnx_to_graph(read_model(model), str(model))
+    graph, _ = onnx_to_graph(check_outside(model), str(model))
     costs = {"macs": graph.macs, "params": graph.parameters}
     data = {"model": str(model), "split": split, "picture": str(picture), **scores.summary().as_dict(), **costs}
     emit(as_json, "evaluate", data, [f"{key}: {value}" for key, value in data.items()])

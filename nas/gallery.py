@@ -12,6 +12,7 @@ from latencykit.files import write_json, write_text
 from latencykit.runtime import Session
 from latencykit.schema import decode, read_json, to_json
 from latencykit.table import Table as LatencyTable
+from latencykit.table_file import table_checksum
 from nas.cells import draw_cells
 from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset
@@ -124,7 +125,11 @@ def _facts(dataset: Dataset, table: LatencyTable | None) -> dict[str, str]:
     facts = {"data": dataset.name, "data sha256": dataset.sha256}
     if table is not None:
         verdict = "fit" if table.doctor.get("fit") else "unfit, see the table's `doctor`"
-        facts |= {"CPU": str(table.cpu.model), "table": table.checksum, "machine while the table was measured": verdict}
+        facts |= {
+            "CPU": str(table.cpu.model),
+            "table": table_checksum(table),
+            "machine while the table was measured": verdict,
+        }
         facts["onnxruntime of the table"] = table.runtime["onnxruntime"]
     return facts
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from latencykit.bench import measure_models
-from latencykit.cost import SearchCosts, cost
-from latencykit.coverage import USUAL_NETWORKS, space_kernels, space_primitives
+from latencykit.calibrate import fit_table, networks_to_lower, space_needs
 from latencykit.doctor import doctor
-from latencykit.errors import InputError
+from latencykit.edges import SearchCosts, cost
+from latencykit.errors import NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.progress import progress
@@ -25,74 +21,65 @@ from latencykit.report import validation_json
 from latencykit.runtime import Setting, runtime_version
 from latencykit.schema import decode, read_json, to_json
 from latencykit.sweep import build, plan_build
-from latencykit.table import Key, Table
-from latencykit.validate import VALIDATION_PROTOCOL, validate
+from latencykit.table import Table
+from latencykit.table_file import load_table, table_checksum
+from latencykit.validate import VALIDATION_PROTOCOL, choose_networks, validate
 
 VALIDATION_SEED = 7
-FIT_NETWORKS = 160
-"""Half a minute on a modest CPU; the residual, which is stored with the costs, says whether it suffices."""
-MAX_COSTS_BYTES = 1_000_000
 MAX_VALIDATION_BYTES = 100_000_000
 MAX_LATENCIES_BYTES = 100_000_000
 
 
 def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) -> Table:
-    """The table at `path`, completed on this machine where it lacks rows that the searched rows need.
+    """The table at `path`, completed on this machine where it lacks costs that the searched rows need.
+
+    A table of any CPU will do if it has the edge costs of these macro configurations.
 
     Raises:
-        NotComparableError: rows are missing and the table is of another machine.
+        NotComparableError: costs are missing and the table is of another machine.
         UnfitError: more threads than physical processors.
     """
-    keys: list[Key] = []
-    with progress("find the kernels", USUAL_NETWORKS * len(macros)) as advance:
-        for macro in macros:
-            keys += [*space_primitives(macro), *space_kernels(macro, advance)]
     settings = [Setting(count) for count in threads]
-    plan = plan_build(path, settings, keys)
-    if plan.table is not None and not plan.missing:
-        return plan.table
+    if path.exists():
+        table = load_table(path)
+        if all(table.has_edges(setting, macro, None) for setting in settings for macro in macros):
+            return table
+        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+    with progress("lower networks", networks_to_lower() * len(macros)) as advance:
+        needs = space_needs(macros, advance=advance)
+    plan = plan_build(path, settings, needs.keys, needs.calibration)
     with progress("measure the latency table", plan.sample_sets()) as advance:
-        return build(path, plan, doctor(), advance=advance).table
+        return build(path, plan, doctor(), advance=advance, fit=lambda table: fit_table(table, needs.samples)).table
 
 
-def validate_table(table: Table, macro: Macro, threads: int, networks: int, out: Path) -> None:
+def validate_table(table: Table, macro: Macro, threads: int, networks: int, out: Path) -> bool:
     """Write `validation.json` and `validation.png` of a table, unless they are there for this very question.
 
-    Raises:
-        NotComparableError: the table is of another machine, and would be compared with this one's timing.
+    Returns:
+        False where the table is of another machine, so that this one's timing says nothing about it.
     """
     target, picture = out / "validation.json", out / "validation.png"
-    asked = {"table_sha": table.checksum, "threads": threads, "n": networks}
+    asked = {"table_sha": table_checksum(table), "threads": threads, "n": networks}
     if target.exists() and picture.exists():
         before = read_json(target, MAX_VALIDATION_BYTES)
         if isinstance(before, dict) and asked.items() <= before.items():
-            return
-    table.require_same_machine(read_cpu(), {"onnxruntime": runtime_version()})
+            return True
+    try:
+        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+    except NotComparableError:
+        return False
+    chosen = choose_networks(table, table.setting(threads), macro, networks, VALIDATION_SEED)
     with progress("validate the table", networks * VALIDATION_PROTOCOL.processes) as advance:
-        found = validate(table, table.setting(threads), macro, networks, VALIDATION_SEED, advance=advance)
+        found = validate(table, table.setting(threads), chosen, seed=VALIDATION_SEED, advance=advance)
     save_figure(validation_figure(found), picture)
-    write_json(target, {"table_sha": table.checksum, "seed": VALIDATION_SEED, **validation_json(found)})
+    write_json(target, {"table_sha": table_checksum(table), "seed": VALIDATION_SEED, **validation_json(found)})
+    return True
 
 
-def search_costs(table: Table, threads: int, macro: Macro, folder: Path) -> SearchCosts:
-    """The search's costs under a macro configuration, fitted once for a table and kept in `folder`."""
-    identity = json.dumps([table.checksum, threads, to_json(macro), FIT_NETWORKS], sort_keys=True)
-    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    if path.exists():
-        return _read_costs(path)
-    with progress("fit the search's costs", FIT_NETWORKS + FIT_NETWORKS // 5) as advance:
-        costs = cost(table, table.setting(threads), macro, networks=FIT_NETWORKS, advance=advance)
-    edges = {cell_type: array.tolist() for cell_type, array in costs.edges_ms.items()}
-    write_json(path, {**to_json(replace(costs, edges_ms={})), "edges_ms": edges})
-    return costs
-
-
-def _read_costs(path: Path) -> SearchCosts:
-    data = read_json(path, MAX_COSTS_BYTES)
-    if not isinstance(data, dict) or not isinstance(data.get("edges_ms"), dict):
-        raise InputError(f"{path} holds no costs; delete it, the next run writes it again.")
-    edges = {cell_type: np.array(rows, np.float64) for cell_type, rows in data["edges_ms"].items()}
-    return replace(decode(SearchCosts, {**data, "edges_ms": {}}, str(path)), edges_ms=edges)
+def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> SearchCosts:
+    """The search's costs under a macro configuration: paced where the table has that rhythm, else back to back."""
+    setting = table.setting(threads)
+    return cost(table, setting, macro, pace_hz=pace_hz if table.has_edges(setting, macro, pace_hz) else None)
 
 
 def measure_rows(
@@ -111,7 +98,7 @@ def measure_rows(
         store: JSON file of what was timed.
     """
     names = {model: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for model, file in models.items()}
-    cpu = read_cpu()
+    cpu = used_cpu()
     group = f"{cpu.model}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
     kept = _stored(store)
     if not kept.get(group, {}).keys() >= set(names.values()):

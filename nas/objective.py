@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from latencykit.cost import SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.space import CELL_TYPES
 from nas.modules import Probabilities
 

@@ -18,13 +18,14 @@ import torch
 
 from latencykit.architecture import Network, network_graph, read_architecture
 from latencykit.baselines import Baseline
-from latencykit.cost import SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.errors import UsageError
 from latencykit.files import write_text
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.table import Table
+from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset, load
 from nas.export import export
@@ -39,7 +40,7 @@ from nas.scoring import DICE_CONSTANT_KEY, log_final, score_model, stored_scores
 from nas.search import search
 from nas.train import train, training_parts
 from nas.trained import Trained
-from nas.workspace import COSTS_FOLDER, Workspace
+from nas.workspace import Workspace
 
 MEASURING_PROCESSES = 3
 
@@ -89,8 +90,9 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
         say(f"latency table {path}, threads {', '.join(map(str, config.threads))}")
         table = ensure_table(path, macros, config.threads)
         threads = config.threads[-1]
-        validate_table(table, macros[-1], threads, config.validation_networks, out)
-        costs = {macro: search_costs(table, threads, macro, out / COSTS_FOLDER) for macro in macros}
+        if not validate_table(table, macros[-1], threads, config.validation_networks, out):
+            say("  the table is of another machine: searched with as it is, not validated here")
+        costs = {macro: search_costs(table, threads, macro, config.pace_hz) for macro in macros}
     _train_all(config, costs, workspace, jobs, say)
     say("scores")
     scores = dict(_score_all(config, dataset, workspace, final))
@@ -237,7 +239,7 @@ def _enter_results(
                         p50_ms=measured.median_us / 1000,
                         p99_ms=measured.percentile_us(99) / 1000,
                         macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
-                        config_sha=config_sha, table_sha=table.checksum if table else "", commit=here,
+                        config_sha=config_sha, table_sha=table_checksum(table) if table else "", commit=here,
                     )
                 )  # fmt: skip
     append(workspace.results, lines)

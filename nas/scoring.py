@@ -12,8 +12,8 @@ import numpy as np
 
 from latencykit.errors import InputError, UsageError
 from latencykit.files import write_json, write_text
-from latencykit.kernels import read_model
 from latencykit.lowering import onnx_to_graph
+from latencykit.outside import check_outside
 from latencykit.progress import progress
 from latencykit.runtime import Session, Setting
 from latencykit.schema import decode, read_json
@@ -31,7 +31,7 @@ SCORING = Setting(threads=1, pinned=False, denormals_as_zero=False)
 
 def dice_constant_of(model: Path) -> float:
     """The constant predictor that an exported model brings along; raises `InputError` where it has none."""
-    graph, _ = onnx_to_graph(read_model(model), str(model))
+    graph, _ = onnx_to_graph(check_outside(model), str(model))
     try:
         return float(graph.metadata[DICE_CONSTANT_KEY])
     except (KeyError, ValueError) as error:
@@ -40,7 +40,7 @@ def dice_constant_of(model: Path) -> float:
 
 def seed_of(model: Path) -> int:
     """The seed that an exported model was trained under; raises `InputError` where it does not say."""
-    graph, _ = onnx_to_graph(read_model(model), str(model))
+    graph, _ = onnx_to_graph(check_outside(model), str(model))
     try:
         return int(graph.metadata["seed"])
     except (KeyError, ValueError) as error:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latencykit.architecture import write_architecture
-from latencykit.cost import SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.errors import InterruptedRunError
 from latencykit.macro import Macro
 from latencykit.progress import Advance, Show, Stopwatch, progress

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latencykit.cost import SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.errors import InputError
 from latencykit.macro import Macro
 from latencykit.schema import decode, to_json

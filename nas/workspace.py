@@ -6,7 +6,6 @@
       results.csv  table.md  report.html  run.toml  final.jsonl
       validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
       latencies.json               what was timed, so that a rerun does not time it again
-      costs/<hash>.json            what the search paid for each choice
       <row>/model.onnx             the seed that is best on the selection patients
       <row>/architecture.json
       <row>/seed<N>/search/        history.jsonl, checkpoint/, architecture.json
@@ -23,7 +22,6 @@ from pathlib import Path
 from latencykit.errors import UsageError
 
 MODEL_FILE = "model.onnx"
-COSTS_FOLDER = "costs"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Workspace:
     def row(self, name: str) -> Path:
         """A row's folder; raises `UsageError` for a name that is no plain folder name."""
         plain = name == Path(name).name == name.strip() and name.isprintable() and "\\" not in name
-        if not name or not plain or name.startswith(".") or name == COSTS_FOLDER:
+        if not name or not plain or name.startswith("."):
             raise UsageError(f"row name {name!r} is no plain folder name; use letters, digits and dashes.")
         return self.root / name
 

@@ -1,1 +1,1 @@
-"""The commands of `latencykit`, a module for each family; `latencykit.cli` puts them together."""
+"""The commands of `latencykit`, one family a file."""

@@ -11,12 +11,14 @@ from typing import Any
 import click
 from rich.table import Table as Grid
 
+from latencykit.commands.options import FILE
 from latencykit.compare import MARGIN_PCT, ComparedRow, Comparison, compare
 from latencykit.comparison_figure import comparison_figure
 from latencykit.console import emit, json_option, threads_option
 from latencykit.errors import RegressionError, UsageError
 from latencykit.figures import figure_format, save_figure
 from latencykit.judge import CONFIDENCE, Judgement
+from latencykit.keys import key_id
 from latencykit.progress import Stopwatch, progress
 from latencykit.runtime import Setting
 from latencykit.selftest import (
@@ -28,20 +30,19 @@ from latencykit.selftest import (
     selftest,
     selftest_kernels,
 )
-from latencykit.table import key_id, load_table
+from latencykit.table_file import load_table
 from latencykit.topology import check_threads
 
-_FILE = click.Path(path_type=Path)
 SHOWN_ROWS = 25
 _PLAIN: Mapping[str, Any] = {"box": None, "header_style": "bold", "pad_edge": False}
 
 
 @click.command("compare")
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE)
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
 @click.option("--margin-pct", default=MARGIN_PCT, show_default=True, help="A smaller change does not matter.")
 @click.option("--force", is_flag=True, help="Compare even tables of another CPU, runtime or setting.")
-@click.option("--plot", type=_FILE, help="Every row's ratio over its cost, PNG or SVG.")
+@click.option("--plot", type=FILE, help="Every row's ratio over its cost, PNG or SVG.")
 @json_option
 def compare_command(a: Path, b: Path, margin_pct: float, force: bool, plot: Path | None, as_json: bool) -> None:
     """Compare two tables row by row: SAME, FASTER or SLOWER in B, or UNCLEAR. Ends with 8 where any row is SLOWER.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from latencykit.coverage import space_kernels, space_primitives
+from latencykit.calibrate import SpaceNeeds, fit_table, space_needs
 from latencykit.doctor import Verdict
 from latencykit.graph import chain
 from latencykit.host import read_cpu
@@ -14,8 +14,8 @@ from latencykit.sample import sample_architectures
 from latencykit.space import instantiate
 from latencykit.spec import Sigmoid
 from latencykit.sweep import build, plan_build
-from latencykit.table import Key, Table
-from tests.latencykit.made_up import ONE, QUICK, TINY
+from latencykit.table import Table
+from tests.latencykit.made_up import ONE, QUICK, TINY, unhurried
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,8 +31,17 @@ def tiny_network() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    """A table of the whole tiny space on this machine; its file is at `.path`."""
+def tiny_needs() -> SpaceNeeds:
+    """What a table of the tiny space is made from; few networks hold all of its kernels."""
+    return space_needs([TINY], fit_networks=20, sampled=11)
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tiny_needs: SpaceNeeds, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A table of the whole tiny space on this machine, calibrated, with edge costs; its file is at `.path`."""
     path: Path = tmp_path_factory.mktemp("tiny") / "table.json"
-    keys: list[Key] = [*space_primitives(TINY), *space_kernels(TINY)]
-    return build(path, plan_build(path, [ONE], keys), Verdict(True, (), read_cpu()), QUICK).table
+    with unhurried():
+        plan = plan_build(path, [ONE], tiny_needs.keys, tiny_needs.calibration)
+        return build(
+            path, plan, Verdict(True, (), read_cpu()), QUICK, fit=lambda t: fit_table(t, tiny_needs.samples)
+        ).table

@@ -1,18 +1,33 @@
 """A tiny macro configuration, a CPU, tables and a measuring process that are made up, so that tests need no clock."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from latencykit import sweep
+from latencykit.baselines import Baseline
+from latencykit.bench import measure_items
+from latencykit.calibrate import fit_table
+from latencykit.calibration import NetworkTiming
+from latencykit.edges import CANDIDATES, SearchCosts, edge_rows
 from latencykit.host import CpuFacts
 from latencykit.kernels import CALL_OVERHEAD, Kernel, KernelInput
+from latencykit.keys import Key, Primitive
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement, Protocol
+from latencykit.predict import network_features
+from latencykit.primitives import ZERO
 from latencykit.runtime import Setting
-from latencykit.table import Key, Row, Table, make_row
+from latencykit.sample import sample_architectures
+from latencykit.space import CELL_TYPES, cell_edges
+from latencykit.spec import Conv, Zero
+from latencykit.table import LoweredNetwork, Row, Sentinel, Table, defined_row, make_row, network_id
 
 TINY = Macro(image_size=32, segmentation_widths=(2, 4, 8), quality_widths=(4, 4))
 TINY_JSON = json.dumps({"image_size": 32, "segmentation_widths": [2, 4, 8], "quality_widths": [4, 4]})
@@ -64,32 +79,155 @@ def made_up_table(costs: dict[Key, float], settings: Sequence[Setting] = (ONE,),
     return Table(CPU, RUNTIME, {"fit": True, "reasons": []}, tuple(rows))
 
 
+def map_kernel(channels: int, side: int) -> Kernel:
+    """A ReLU over maps of any size, from what a core's caches hold to what none does."""
+    shape = (1, channels, side, side)
+    return Kernel("Relu", "", 14, (), (KernelInput("activation", "tensor(float)", shape),), 1, shape)
+
+
+MAPS = tuple(map_kernel(channels, side) for channels in (4, 8, 16) for side in (32, 64, 128, 256))
+PLANTED = {
+    "call": 40.0, "kernels": 1.5, "sum_us": 1.1,
+    "beyond_0_l2": 3.0, "beyond_0.5_l2": 2.0, "beyond_2_l2": 5.0, "beyond_8_l2": 1.0,
+}  # fmt: skip
+"""What networks of `MAPS` cost beyond their kernels alone, microseconds for one of each feature."""
+
+
+def drawn_networks(count: int, seed: int, kernels: Sequence[Kernel] = MAPS) -> list[dict[Kernel, int]]:
+    """Networks that run some of the kernels some times."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 5, (count, len(kernels))) * (rng.random((count, len(kernels))) < 0.6)
+    return [{k: int(n) for k, n in zip(kernels, row, strict=True) if n} for row in counts]
+
+
+def map_costs(kernels: Sequence[Kernel] = MAPS) -> dict[Key, float]:
+    """What the kernels cost alone: more bytes cost more, each with a whim of its own."""
+    rng = np.random.default_rng(5)
+    return {k: 4 + k.tensor_bytes / 40_000 * float(rng.uniform(0.7, 1.3)) for k in kernels}
+
+
+def calibrated_table(
+    noise: float = 0.0, networks: int = 30, seed: int = 1, settings: Sequence[Setting] = (ONE,), pace: float = 1.2
+) -> Table:
+    """A table with the planted cost model's timings of drawn networks, and what was fitted to these.
+
+    Args:
+        noise: relative deviation of the timings.
+        networks: how many; all are timed back to back, and paced, where they take `pace` times as long.
+        seed: of the networks and the noise.
+        settings: with the same rows each.
+        pace: 0 leaves paced timings out.
+    """
+    table, rng = made_up_table(map_costs(), settings), np.random.default_rng((seed, 9))
+    drawn = [LoweredNetwork(f"drawn-{i:03d}", None, counts) for i, counts in enumerate(drawn_networks(networks, seed))]
+    timings = []
+    for setting in settings:
+        for pace_hz, factor in ((None, 1.0), *([(30.0, pace)] if pace else [])):
+            for network in drawn:
+                true_us = factor * planted_us(network_features(table, setting, network.kernels))
+                medians = true_us * np.exp(noise * rng.standard_normal(3))
+                timings.append(NetworkTiming(setting, pace_hz, network.id, tuple(medians.tolist())))
+    return fit_table(replace(table, networks=tuple(drawn), timings=tuple(timings)), {})
+
+
+def planted_us(features: Mapping[str, float]) -> float:
+    """What a network takes under the planted cost model."""
+    return sum(PLANTED[name] * value for name, value in features.items())
+
+
+ONE_NODE = replace(TINY, cell_nodes=1)
+
+
+def made_up_costs(macro: Macro = ONE_NODE, seed: int = 0, pace_hz: float | None = None) -> SearchCosts:
+    """Edge costs in whole nanoseconds; zero costs nothing, as does the cheapest of edges that have none."""
+    rng, edges_ms = np.random.default_rng(seed), {}
+    for cell_type in CELL_TYPES:
+        cell = cell_edges(cell_type, macro.cell_nodes)
+        edges_ms[cell_type] = np.zeros((len(cell), CANDIDATES))
+        for row, edge in zip(edges_ms[cell_type], cell, strict=True):
+            there = [place for place, name in enumerate(edge.candidates) if name != ZERO]
+            row[there] = rng.uniform(0.1, 1, len(there)).round(6)
+            if ZERO not in edge.candidates:
+                row[there] -= row[there].min()
+    return SearchCosts(3.25, {c: a.round(6) for c, a in edges_ms.items()}, "edge", 1.25, pace_hz)
+
+
+def whole_table() -> Table:
+    """A little of everything that a table can hold."""
+    table = calibrated_table(0.01, 9, settings=(ONE, TWO))
+    conv, zero = (Primitive((operation,), ((2, 8, 8),)) for operation in (Conv(4), Zero()))
+    noisy = Measurement(((5.12345, 5.2, 6.00049), (5.3, 5.4, 5.77777)))
+    rows = [make_row(conv, ONE, noisy), make_row(conv, TWO, steady(3.0)), defined_row(zero, ONE)]
+    for setting in (ONE, TWO):
+        for pace_hz in (None, 30.0):
+            rows += edge_rows(made_up_costs(seed=setting.threads, pace_hz=pace_hz), setting, ONE_NODE)
+    table = table.with_rows(rows, [Sentinel(ONE, (101.5, 99.25)), Sentinel(TWO, (70.125,))])
+    pairs = *sample_architectures(ONE_NODE, 2, 3), Baseline(2, 1, 1, 2, 32)
+    networks = [LoweredNetwork(network_id(pair), pair, {MAPS[i]: 1 + i}) for i, pair in enumerate(pairs)]
+    validation = {"set": "uniform", "seed": 7, "n": 2, "tau_ratio": None, "levels": {"kernel": {"raw": None}}}
+    reason = {"code": "turbo", "value": "on", "expected": "off", "remedy": "switch it off", "fatal": False}
+    return replace(
+        table,
+        networks=(*table.networks, *networks),
+        validations=(validation,),
+        parents=("ab" * 32,),
+        doctor={"fit": True, "reasons": [reason]},
+    )
+
+
+@contextlib.contextmanager
+def unhurried() -> Iterator[pytest.MonkeyPatch]:
+    """Real clocks, hardly used: networks are timed in a few calls, and the machine's state is taken as it comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
+        patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1, processes=1))
+        patch.setitem(measure_items.__kwdefaults__, "attempts", 1)
+        yield patch
+
+
 PYTHON = sys.executable
 
 _WORKER = """#!{python} -SE
 import json, os, sys, time
+if "latencykit.guard" in sys.argv:  # files from outside are opened for real
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 job = json.loads(sys.stdin.readline())
-with open({log!r}, "a") as log:
+states = {states!r}
+with open({log!r}, "a+") as log:
+    log.seek(0)
+    states = states[min(len(log.readlines()), len(states) - 1)]
     log.write(json.dumps([item["id"] for item in job["items"]]) + "\\n")
 with open({pids!r}, "a") as pids:
     pids.write(str(os.getpid()) + "\\n")
 print(json.dumps({{"ready": {{}}}}), flush=True)
 for index, item in enumerate(job["items"]):
     samples = [5.0 + 0.1 * n for n in range(job["protocol"]["samples"])]
+    state = states[index % len(states)] if isinstance(states, tuple) else states
     result = {{"id": item["id"], "samples_us": samples, "affinity": ["0"], "memory_bytes": 1024, "timed_s": 0.001}}
+    result["sentinel_us"] = [state, state]
     {body}
     print(json.dumps(result), flush=True)
 """
 
+State = float | tuple[float, ...]
+"""What the sentinel takes in a process, microseconds; or beside each of its items."""
+
 
 class FakeWorkers:
-    """Measuring processes that answer at once; `body` is what each does before it answers for an item."""
+    """Measuring processes that answer at once.
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, body: str = "pass") -> None:
+    `body` is what each does before it answers for an item; `states` script the sentinel process by process, and the
+    last holds for all that follow.
+    """
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, body: str = "pass", states: Sequence[State] = (50.0,)
+    ) -> None:
+        folder.mkdir(exist_ok=True)
         self._log, self._pids = folder / "orders", folder / "pids"
         script = folder / "worker"
-        text = _WORKER.format(python=PYTHON, log=str(self._log), pids=str(self._pids), body=body)
-        script.write_text(text, encoding="utf-8")
+        names = {"python": PYTHON, "log": str(self._log), "pids": str(self._pids)}
+        script.write_text(_WORKER.format(**names, body=body, states=list(states)), encoding="utf-8")
         script.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(script))
 

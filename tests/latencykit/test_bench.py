@@ -1,21 +1,32 @@
 import contextlib
+import math
 import os
 import sys
+from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from latencykit import bench
 from latencykit.bench import (
     P99_CALLS,
     PACED_SAMPLES,
+    SENTINEL_ID,
+    STEADY_PCT,
+    UNSTEADY,
     MeasuredModel,
     Sample,
     background_load,
     collect,
+    gather,
     measure,
     measure_items,
     measure_models,
+    sentinel_us,
+    steadiest,
+    steady_limit_us,
 )
 from latencykit.errors import InputError, LatencyKitError, UnfitError, UsageError
 from latencykit.measurement import Measurement, Protocol
@@ -79,27 +90,208 @@ def test_the_orders_depend_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest
     assert orders[0] == orders[1] != orders[2]
 
 
+def known(name: str, *processes: int, state_us: float = 50.0) -> list[Sample]:
+    """Samples from before."""
+    return [Sample(name, process, (7.0, 7.0), ("0",), None, 0.001, (state_us, state_us)) for process in processes]
+
+
 def test_rounds_that_are_done_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     workers = FakeWorkers(tmp_path, monkeypatch)
-    done = {"item0": frozenset({0, 2}), **{name: frozenset({1}) for name in NAMES}}
-    samples = list(measure_items(ITEMS, ONE, THREE, done=done))
+    done = [*known("item0", 0, 2), *(sample for name in NAMES for sample in known(name, 1))]
+    samples = list(measure_items(ITEMS, ONE, THREE, known=done))
     assert len(workers.orders) == 2  # nothing was left for the second process
-    assert {(s.id, s.process) for s in samples} == {(n, p) for n in NAMES for p in (0, 2) if n != "item0" or p == 1} | {
-        ("item0", p) for p in (0, 2) if p not in done["item0"]
-    }
+    expected = {(name, process) for name in NAMES for process in (0, 2)} - {("item0", 0), ("item0", 2)}
+    assert {(sample.id, sample.process) for sample in samples} == expected
 
 
 def test_a_round_skips_only_what_it_has_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     workers = FakeWorkers(tmp_path, monkeypatch)
-    list(measure_items(ITEMS, ONE, THREE, done={"item3": frozenset({1})}))
+    list(measure_items(ITEMS, ONE, THREE, known=known("item3", 1)))
     assert ["item3" in order for order in workers.orders] == [True, False, True]
 
 
-def test_the_sentinel_comes_first_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+# The state of the machine
+
+
+PATIENCE_S = 3.0
+
+
+class Waits:
+    """A clock that only waiting moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.slept_s = 0.0, 0.0
+        monkeypatch.setattr(bench, "time", self)
+        monkeypatch.setattr(bench, "PATIENCE_S", PATIENCE_S)
+
+    def monotonic(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept_s += seconds
+
+
+BY_STATE = 'result["samples_us"] = [state] * len(samples)'
+PROBE = [SENTINEL_ID]
+
+
+def test_a_steady_machine_measures_everything_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    waits = Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[50.0, 57.0, 51.0])  # 14 % above the fastest is noise
+    samples = list(measure_items(ITEMS, ONE, THREE))
+    assert len(workers.orders) == 3
+    assert [sample.sentinel_us for sample in samples] == [(50.0, 50.0)] * 8 + [(57.0, 57.0)] * 8 + [(51.0, 51.0)] * 8
+    assert waits.slept_s == 0
+
+
+def test_a_round_in_another_state_is_measured_again_once_the_machine_is_back(tmp_path, monkeypatch):
+    waits = Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0, 80.0, 50.0, 80.0, 80.0, 51.0, 52.0])
+    samples = list(measure_items(ITEMS, ONE, THREE))
+    assert workers.orders[3:6] == [PROBE] * 3
+    assert set(workers.orders[6]) == NAMES
+    assert len(workers.orders) == 7
+    assert waits.slept_s == 2
+    assert [sample.process for sample in samples[-8:]] == [1] * 8
+    assert {m.process_medians_us for m in collect(samples).values()} == {(50.0, 52.0, 50.0)}
+    assert {(s.process, s.state_us) for s in steadiest(samples).values()} == {(0, 50.0), (1, 52.0), (2, 50.0)}
+
+
+def test_only_the_items_beside_a_slow_sentinel_are_measured_again(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[(50.0,) * 6 + (90.0,) * 2, 50.0])
+    list(measure_items(ITEMS, ONE, replace(THREE, processes=1)))
+    first, probe, again = workers.orders
+    assert probe == PROBE
+    assert sorted(again) == sorted(first[6:])
+
+
+def test_the_worse_of_two_sentinels_counts(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    for name, sentinels in (("before", "[90.0, 50.0]"), ("after", "[50.0, 90.0]")):
+        body = f'result["sentinel_us"] = {sentinels} if item["id"] == "item2" and state > 50.5 else [50.0, 50.0]'
+        workers = FakeWorkers(tmp_path / name, monkeypatch, body, [51.0, 50.0])
+        list(measure_items(ITEMS, ONE, replace(THREE, processes=1)))
+        assert workers.orders[1:] == [PROBE, ["item2"]]
+
+
+def test_the_fastest_sentinel_of_all_decides_even_one_beside_a_slow_one(tmp_path, monkeypatch):
+    """A sample that a steadier one replaced still tells how fast the machine can be."""
+    Waits(monkeypatch)
+    body = 'result["sentinel_us"] = [40.0, 90.0] if state == 90.0 else [state, state]'
+    workers = FakeWorkers(tmp_path, monkeypatch, body, [90.0, 40.0, 50.0, 40.0, 41.0])
+    samples = list(measure_items(ITEMS[:1], ONE, replace(THREE, processes=1)))
+    assert workers.orders == [["item0"], PROBE, ["item0"], PROBE, ["item0"]]
+    assert [sample.state_us for sample in samples] == [90.0, 50.0, 41.0]
+
+
+def test_after_the_last_attempt_what_there_is_has_to_do(tmp_path, monkeypatch):
+    waits = Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0, 95.0, 94.0, 93.0, 92.0, 99.0])
+    one = replace(THREE, processes=2)
+    samples = list(measure_items(ITEMS[:1], ONE, one, attempts=3))
+    assert [order for order in workers.orders if order != PROBE] == [["item0"]] * 4
+    assert 2 * PATIENCE_S <= waits.slept_s <= 2 * PATIENCE_S + 2
+    assert steadiest(samples)["item0", 1].state_us == 95.0
+    assert collect(samples)["item0"].process_medians_us == (50.0, 95.0)
+
+
+def test_a_single_attempt_takes_what_comes(tmp_path, monkeypatch):
+    waits = Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[50.0, 80.0, 95.0])
+    assert len(list(measure_items(ITEMS, ONE, THREE, attempts=1))) == 24
+    assert len(workers.orders) == 3
+    assert waits.slept_s == 0
+
+
+def test_samples_from_before_that_were_not_steady_are_measured_again(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0])
+    before = [*known("item0", 0, 1), *known("item1", 0, state_us=80.0), *known("item1", 1)]
+    samples = list(measure_items(ITEMS[:2], ONE, QUICK, known=before))
+    assert workers.orders == [["item1"]]
+    assert [(sample.id, sample.process) for sample in samples] == [("item1", 0)]
+    assert collect([*before, *samples])["item1"].process_medians_us == (50.0, 7.0)
+
+
+def test_everything_known_and_steady_starts_no_process(tmp_path, monkeypatch):
     workers = FakeWorkers(tmp_path, monkeypatch)
-    samples = list(measure_items(ITEMS, ONE, THREE, first=Item("sentinel", "/nowhere")))
-    assert [order[0] for order in workers.orders] == ["sentinel"] * 3
-    assert sum(sample.id == "sentinel" for sample in samples) == 3
+    assert list(measure_items(ITEMS[:1], ONE, QUICK, known=known("item0", 0, 1))) == []
+    assert workers.orders == []
+
+
+def test_a_reference_from_an_earlier_run_tells_that_all_of_this_one_is_slow(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[80.0, 81.0, 50.0, 51.0])
+    samples = list(measure_items(ITEMS[:2], ONE, QUICK, reference_us=50.0))
+    assert [order == PROBE for order in workers.orders] == [False, False, True, False, False]
+    assert {sample.state_us for sample in steadiest(samples).values()} == {51.0}
+
+
+def test_without_a_reference_the_best_of_this_run_is_all_there_is(tmp_path, monkeypatch):
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[80.0, 81.0])
+    list(measure_items(ITEMS[:2], ONE, QUICK))
+    assert len(workers.orders) == 2
+
+
+def test_waiting_times_the_sentinel_alone_and_at_no_pace(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    body = f'open({str(tmp_path / "paces")!r}, "a").write(str(job["protocol"]["pace_hz"]) + " ")'
+    FakeWorkers(tmp_path, monkeypatch, body, [50.0, 80.0, 50.0, 50.0])
+    list(measure_items(ITEMS[:1], ONE, replace(QUICK, pace_hz=30.0)))
+    assert (tmp_path / "paces").read_text().split() == ["30.0", "30.0", "None", "30.0"]
+
+
+def test_the_sentinel_now_is_awaited_and_told(tmp_path, monkeypatch):
+    waits = Waits(monkeypatch)
+    FakeWorkers(tmp_path / "back", monkeypatch, states=[90.0, 70.0, 57.0])
+    assert sentinel_us(ONE, 50.0) == 57.0
+    assert waits.slept_s == 2
+    workers = FakeWorkers(tmp_path / "never", monkeypatch, states=[90.0])
+    assert sentinel_us(ONE, 50.0) == 90.0
+    assert PATIENCE_S <= waits.slept_s - 2 <= PATIENCE_S + 1
+    assert set(map(tuple, workers.orders)) == {(SENTINEL_ID,)}
+
+
+def test_the_steadiest_sample_of_each_item_and_process_is_kept_the_later_of_two_alike():
+    def sample(name: str, process: int, figure: float, *sentinel: float) -> Sample:
+        return Sample(name, process, (figure,), (), None, 0.0, sentinel)
+
+    samples = [
+        sample("a", 0, 1.0, 60, 50),
+        sample("a", 0, 2.0, 55, 55),
+        sample("a", 0, 3.0, 50, 55),
+        sample("a", 1, 4.0),
+    ]
+    assert {place: s.samples_us for place, s in steadiest(samples).items()} == {("a", 0): (3.0,), ("a", 1): (4.0,)}
+    assert steady_limit_us(samples) == pytest.approx(50 * (1 + STEADY_PCT / 100))
+    assert steady_limit_us(samples, 40.0) == pytest.approx(40 * (1 + STEADY_PCT / 100))
+    assert steady_limit_us([]) == steady_limit_us(samples[3:]) == math.inf
+
+
+def test_gathering_advances_once_for_each_item_and_process_however_often_it_is_measured(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    FakeWorkers(tmp_path, monkeypatch, states=[50.0, 80.0, 50.0, 50.0])
+    seen: list[str] = []
+    samples = gather(measure_items(ITEMS, ONE, QUICK), seen.append)
+    assert len(samples) == 24
+    assert Counter(seen) == dict.fromkeys(NAMES, 2)
+
+
+def test_gathering_ends_the_measuring_where_advancing_fails(tmp_path, monkeypatch):
+    workers = FakeWorkers(tmp_path, monkeypatch, "time.sleep(0 if index == 0 else 60)")
+
+    def stop(name: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather(measure_items(ITEMS, ONE, THREE), stop)
+    assert workers.alive == []
+
+
+# How a process ends
 
 
 def test_one_model_a_process_where_memory_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -201,6 +393,24 @@ def test_models_are_reported_in_the_order_asked_for_with_their_memory(tmp_path: 
     assert [model.memory_bytes for model in found] == [1000, None, None]
     assert [model.measurement.processes for model in found] == [2, 2, 2]
     assert len(ticks) == 6
+
+
+def test_models_on_a_machine_that_stays_unsteady_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Waits(monkeypatch)
+    FakeWorkers(tmp_path, monkeypatch, 'result["sentinel_us"] = [50.0, 90.0 if item["id"] == "1" else 50.0]')
+    good, bad = measure_models([tmp_path / "a.onnx", tmp_path / "b.onnx"], ONE, None, 1)
+    assert (good.steady, bad.steady) == (True, False)
+    assert f"{tmp_path / 'b.onnx'}: {UNSTEADY}" in bad.warnings
+    assert not any(UNSTEADY in warning for warning in good.warnings)
+
+
+def test_under_a_load_on_purpose_no_state_is_waited_for_nor_complained_about(tmp_path, monkeypatch):
+    waits = Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, states=[50.0, 200.0])
+    (model,) = measure_models([tmp_path / "a.onnx"], ONE, None, 2, loaded=True)
+    assert len(workers.orders) == 2
+    assert model.steady
+    assert waits.slept_s == 0
 
 
 def test_a_pace_gives_the_paced_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,10 +15,12 @@ from latencykit.cli import main
 from latencykit.compare import compare
 from latencykit.errors import NotComparableError, UsageError
 from latencykit.kernels import CALL_OVERHEAD
+from latencykit.keys import Key, Primitive
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.spec import Identity
-from latencykit.table import Key, Primitive, Sentinel, Table, defined_row, load_table, make_row
+from latencykit.table import Sentinel, Table, defined_row, make_row
+from latencykit.table_file import load_table, save_table
 from tests.latencykit.made_up import CPU, ONE, RUNTIME, TWO, made_up_table, relu_kernel, steady
 
 KEYS: list[Key] = [relu_kernel(channels) for channels in range(1, 41)]
@@ -134,8 +136,8 @@ def test_a_drift_of_all_rows_is_told_beside_the_sentinel_s_and_stays_in_the_rows
 
 def test_verdicts_survive_the_file(tmp_path: Path):
     a, b = noisy_table(1), noisy_table(2, {KEYS[3]: 1.07})
-    a.save(tmp_path / "a.json")
-    b.save(tmp_path / "b.json")
+    save_table(a, tmp_path / "a.json")
+    save_table(b, tmp_path / "b.json")
     assert compare(load_table(tmp_path / "a.json"), load_table(tmp_path / "b.json")).rows == compare(a, b).rows
 
 
@@ -172,7 +174,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
     paths = tmp_path / "before.json", tmp_path / "unchanged.json", tmp_path / "slower.json"
     tables = noisy_table(1), noisy_table(2), noisy_table(3, {KEYS[0]: 1.2, KEYS[1]: 0.8})
     for path, table in zip(paths, tables, strict=True):
-        table.save(path)
+        save_table(table, path)
     return paths
 
 
@@ -211,7 +213,7 @@ def test_a_slower_row_is_code_8_and_a_faster_one_is_not(tool: Tool, files: tuple
 
 def test_tables_of_two_machines_are_code_4_unless_forced(tool: Tool, files: tuple[Path, Path, Path], tmp_path: Path):
     other = tmp_path / "other.json"
-    dataclasses.replace(noisy_table(4), cpu=dataclasses.replace(CPU, model="Another")).save(other)
+    save_table(dataclasses.replace(noisy_table(4), cpu=dataclasses.replace(CPU, model="Another")), other)
     ended = tool("compare", files[0], other, "--json")
     assert (ended.code, ended.out) == (4, "")
     assert "--force" in ended.err
@@ -222,7 +224,7 @@ def test_tables_of_two_machines_are_code_4_unless_forced(tool: Tool, files: tupl
 
 def test_no_row_in_common_is_code_4_and_forced_an_empty_comparison(tool, files, tmp_path: Path):
     other = tmp_path / "other.json"
-    made_up_table({relu_kernel(77): 5.0}, settings=(TWO,)).save(other)
+    save_table(made_up_table({relu_kernel(77): 5.0}, settings=(TWO,)), other)
     assert tool("compare", files[0], other).code == 4
     forced = tool("compare", files[0], other, "--force", "--json", "--plot", tmp_path / "empty.png")
     data = json.loads(forced.out)
@@ -234,14 +236,15 @@ def test_no_row_in_common_is_code_4_and_forced_an_empty_comparison(tool, files, 
 def test_rows_of_one_process_have_no_interval_in_json(tool: Tool, tmp_path: Path):
     for name, value in (("a", 5.0), ("b", 5.1)):
         rows = tuple(make_row(key, ONE, steady(value, processes=1)) for key in KEYS[:3])
-        Table(CPU, RUNTIME, {}, rows).save(tmp_path / f"{name}.json")
+        save_table(Table(CPU, RUNTIME, {}, rows), tmp_path / f"{name}.json")
     ended = tool("compare", tmp_path / "a.json", tmp_path / "b.json", "--json")
     assert ended.code == 0
     assert {(row["verdict"], *row["ci"]) for row in json.loads(ended.out)["rows"]} == {("UNCLEAR", None, None)}
 
 
 def test_many_changed_rows_are_shown_by_their_ends(tool: Tool, files: tuple[Path, Path, Path], tmp_path: Path):
-    noisy_table(5, {key: 1.2 if index % 2 else 0.8 for index, key in enumerate(KEYS)}).save(tmp_path / "all.json")
+    changed = {key: 1.2 if index % 2 else 0.8 for index, key in enumerate(KEYS)}
+    save_table(noisy_table(5, changed), tmp_path / "all.json")
     ended = tool("compare", files[0], tmp_path / "all.json")
     assert ended.code == 8
     assert "and 15 more; --json lists all" in ended.out

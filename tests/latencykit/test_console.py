@@ -117,3 +117,11 @@ def test_a_reader_who_has_seen_enough_is_no_error(as_json: bool):
     complaint = writing.stderr.read()
     writing.stderr.close()
     assert (writing.wait(), complaint) == (0, "")
+
+
+def test_an_error_that_quotes_a_file_drives_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
+    def body() -> None:
+        raise errors.InputError("first\nthen \x1b[31mred\u202e")
+
+    assert run(body, monkeypatch) == 6
+    assert capsys.readouterr().err == "error: first\nthen ?[31mred?\n"

@@ -19,7 +19,6 @@ from latencykit.kernels import (
     kernel_model,
     kernels_in,
     kernels_of,
-    read_model,
 )
 from latencykit.lowering import graph_to_onnx
 from latencykit.runtime import Session, Setting
@@ -113,21 +112,6 @@ def test_cutting_out_kernels_leaves_the_denormals_of_the_process_alone(tiny_netw
 def test_bytes_that_are_no_model_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="onnxruntime refuses"):
         kernels_of(b"not a model", FREE, tmp_path)
-
-
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path):
-    (tmp_path / "broken.onnx").write_bytes(b"\x00not a model")
-    with pytest.raises(InputError, match=r"broken\.onnx is not a valid ONNX model"):
-        read_model(tmp_path / "broken.onnx")
-    with pytest.raises(InputError, match=r"missing\.onnx cannot be read"):
-        read_model(tmp_path / "missing.onnx")
-
-
-def test_a_model_that_breaks_the_rules_of_onnx_is_refused(tmp_path: Path):
-    unknown = helper.make_node("Relu", ["nobody"], ["y"])
-    (tmp_path / "m.onnx").write_bytes(model_of([unknown], {}, {"y": (TensorProto.FLOAT, (2,))}))
-    with pytest.raises(InputError, match="not a valid ONNX model"):
-        read_model(tmp_path / "m.onnx")
 
 
 def test_there_is_one_kernel_for_each_node_of_the_optimised_graph(tiny_network: bytes, tmp_path: Path):

@@ -1,8 +1,4 @@
-import contextlib
 import dataclasses
-import json
-import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +6,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latencykit.baselines import Baseline
+from latencykit.calibration import CostModel, NetworkTiming
 from latencykit.errors import InputError, MissingRowError, NotComparableError
-from latencykit.kernels import CALL_OVERHEAD, Kernel
+from latencykit.keys import Edge, Primitive, key_id
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
-from latencykit.spec import Add, Conv, Identity, Zero
+from latencykit.sample import sample_architectures
+from latencykit.spec import Conv, Zero
 from latencykit.table import (
     FRAME_COLUMNS,
-    TABLE_SCHEMA,
-    Primitive,
+    LoweredNetwork,
     Row,
     Sentinel,
     Table,
-    _checksum,
     defined_row,
-    key_id,
-    key_level,
-    load_table,
     make_row,
+    model_id,
+    network_id,
 )
-from tests.latencykit.made_up import CPU, ONE, RUNTIME, TWO, ids, made_up_table, relu_kernel, steady
+from tests.latencykit.made_up import CPU, ONE, RUNTIME, TINY, TWO, made_up_table, relu_kernel, steady
 
-FROZEN = Path(__file__).parent / "fixtures/table_schema1.json"
 CONV = Primitive((Conv(4),), ((2, 8, 8),))
 NOTHING = Primitive((Zero(),), ((2, 8, 8),))
 ALL_SETTINGS = st.builds(
@@ -49,17 +44,6 @@ def table() -> Table:
     found = made_up_table({relu_kernel(2): 5.0, relu_kernel(4): 7.5, CONV: 9.0}, (ONE, TWO))
     noisy = make_row(relu_kernel(8), ONE, Measurement(((5.12345, 5.2, 6.00049), (5.3, 5.4, 5.77777))))
     return found.with_rows([noisy, defined_row(NOTHING, ONE)], [Sentinel(ONE, (101.5, 99.25))])
-
-
-def signed(data: dict[str, Any]) -> dict[str, Any]:
-    """Table data with the checksum that fits them, so that a test gets behind that check."""
-    content = {key: value for key, value in data.items() if key != "checksum"}
-    return {**content, "checksum": _checksum(content)}
-
-
-def write(path: Path, data: Any) -> Path:
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return path
 
 
 # Look-ups
@@ -170,227 +154,6 @@ def test_added_rows_replace_those_of_the_same_key(table: Table):
     assert table.row(ONE, relu_kernel(2)).median_us == 5
 
 
-def test_a_key_s_name_is_stable_and_its_own():
-    keys = [relu_kernel(2), relu_kernel(4), CONV, NOTHING, Primitive((Identity(),), ((2, 8, 8),)), CALL_OVERHEAD]
-    assert len({key_id(key) for key in keys}) == len(keys)
-    assert key_id(CONV) == key_id(Primitive((Conv(4),), ((2, 8, 8),)))
-    assert all(key_id(key).startswith(f"{key_level(key)}-") for key in keys)
-
-
-def test_a_primitive_says_what_it_is():
-    assert str(Primitive((Add(),), ((2, 8, 8),) * 2)) == "Add() on 2x8x8 + 2x8x8"
-
-
-# Files
-
-
-def test_a_table_read_back_is_the_same(table: Table, tmp_path: Path):
-    table.save(tmp_path / "t.json")
-    again = load_table(tmp_path / "t.json")
-    assert again == table
-    assert ids(again.rows) == ids(table.rows)
-    assert again.checksum == table.checksum == json.loads((tmp_path / "t.json").read_text())["checksum"]
-    again.save(tmp_path / "again.json")
-    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "t.json").read_bytes()
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=6), min_size=1, max_size=3))
-def test_any_samples_are_kept_to_the_nanosecond(samples: list[list[float]]):
-    table = made_up_table({}).with_rows([make_row(CONV, ONE, Measurement(tuple(map(tuple, samples))))])
-    content = json.loads(json.dumps(table._content()))
-    assert table.checksum == _checksum(content)
-    kept = content["rows"][-1]["samples_us"]
-    assert all(
-        math.isclose(a, b, abs_tol=0.0006)
-        for x, y in zip(kept, samples, strict=True)
-        for a, b in zip(x, y, strict=True)
-    )
-
-
-def test_a_table_without_rows_is_still_a_table(tmp_path: Path):
-    Table(CPU, RUNTIME, {}, ()).save(tmp_path / "t.json")
-    empty = load_table(tmp_path / "t.json")
-    assert empty.rows == ()
-    assert list(empty.to_frame().columns) == list(FRAME_COLUMNS)
-
-
-def test_a_measured_table_read_back_is_the_same(tiny_table: Table):
-    assert tiny_table.path is not None
-    again = load_table(tiny_table.path)
-    assert again == tiny_table
-    assert again.checksum == json.loads(tiny_table.path.read_text())["checksum"]
-
-
-def test_a_row_stands_on_a_line_of_its_own(table: Table, tmp_path: Path):
-    table.save(tmp_path / "t.json")
-    assert sum('"level"' in line for line in (tmp_path / "t.json").read_text().splitlines()) == len(table.rows)
-
-
-def test_the_frozen_table_of_schema_1_loads_for_ever():
-    table = load_table(FROZEN)
-    assert [setting.threads for setting in table.settings] == [1, 2]
-    assert len(table.rows) == 22
-    assert {row.origin for row in table.rows} == {"measured", "defined"}
-    assert {row.level for row in table.rows} == {"isolated", "kernel"}
-    overhead = table.row(ONE, CALL_OVERHEAD)
-    assert (overhead.median_us, overhead.measurement.processes, overhead.measurement.count) == (1.689, 2, 6)
-    fused = [row.key.fused for row in table.rows if isinstance(row.key, Kernel) and row.key.fused]
-    assert fused == ["relu", "sum"] * 2
-    assert table.row(TWO, Primitive((Zero(),), ((8, 8, 8),))).median_us == 0
-    assert table.cpu.physical_cores == 2
-    assert table.runtime["onnxruntime"] == "1.32.0"
-    assert len(table.sentinels) == 2
-
-
-def test_a_changed_figure_is_found(table: Table, tmp_path: Path):
-    table.save(tmp_path / "t.json")
-    text = (tmp_path / "t.json").read_text()
-    (tmp_path / "t.json").write_text(re.sub(r"7\.5\b", "6.5", text, count=1))
-    with pytest.raises(InputError, match=r"t\.json was changed after it was written.*checksum"):
-        load_table(tmp_path / "t.json")
-
-
-def test_a_newer_schema_is_refused_with_what_to_do(tmp_path: Path):
-    path = write(tmp_path / "t.json", {"schema": TABLE_SCHEMA + 1, "whatever": "it holds"})
-    with pytest.raises(InputError, match=rf"schema {TABLE_SCHEMA + 1}.*reads up to {TABLE_SCHEMA}; update latencykit"):
-        load_table(path)
-
-
-@pytest.mark.parametrize("data", [None, [], 3, "table", {}, {"schema": "1"}, {"schema": None}, {"schema": 0}])
-def test_json_that_is_no_table_is_refused(data: Any, tmp_path: Path):
-    with pytest.raises(InputError, match="not a latency table"):
-        load_table(write(tmp_path / "t.json", data))
-
-
-@pytest.mark.parametrize("text", ["", "{", "\x00", "NaN", '{"schema": 1, "checksum": NaN}', "[" * 100_000, "1" * 5000])
-def test_text_that_is_no_json_is_refused(text: str, tmp_path: Path):
-    (tmp_path / "t.json").write_text(text)
-    with pytest.raises(InputError, match=r"t\.json"):
-        load_table(tmp_path / "t.json")
-
-
-def test_bytes_that_are_no_text_and_files_that_are_none_are_refused(tmp_path: Path):
-    (tmp_path / "t.json").write_bytes(b"\xff\xfe\x00\x01")
-    for path in (tmp_path / "t.json", tmp_path / "missing.json", tmp_path):
-        with pytest.raises(InputError):
-            load_table(path)
-
-
-def frozen() -> dict[str, Any]:
-    return json.loads(FROZEN.read_text())
-
-
-def changed(**changes: Any) -> dict[str, Any]:
-    """The frozen table with its first row changed."""
-    data = frozen()
-    data["rows"][0] |= changes
-    return signed(data)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        changed(setting=2),
-        changed(setting=-1),
-        changed(samples_us=[]),
-        changed(samples_us=[[]]),
-        changed(samples_us=[[0.0]]),
-        changed(samples_us=[[-1.0]]),
-        changed(samples_us=None),
-        changed(samples_us=[["fast"]]),
-        changed(level="edge"),
-        changed(level="isolated"),
-        changed(level="layer"),
-        changed(origin="guessed"),
-        changed(origin="fitted"),
-        changed(key={}),
-        changed(key=[]),
-        changed(macs=1.5),
-        changed(extra=1),
-        signed({**frozen(), "rows": [frozen()["rows"][0]] * 2}),
-        signed({**frozen(), "rows": [1]}),
-        signed({**frozen(), "rows": {}}),
-        signed({**frozen(), "runtime": {}}),
-        signed({**frozen(), "runtime": []}),
-        signed({**frozen(), "settings": [{"threads": "1"}]}),
-        signed({**frozen(), "settings": [{"threads": 1, "optimisation": "best"}]}),
-        signed({**frozen(), "cpu": {}}),
-        signed({**frozen(), "sentinels": [{"setting": 5, "medians_us": [1.0]}]}),
-        signed({**frozen(), "surprise": 1}),
-        {key: value for key, value in frozen().items() if key != "checksum"},
-        {key: value for key, value in signed(frozen()).items() if key != "rows"},
-    ],
-    ids=lambda data: str(len(json.dumps(data))),
-)
-def test_a_table_whose_content_is_wrong_is_refused_even_with_a_fitting_checksum(data: Any, tmp_path: Path):
-    with pytest.raises(InputError, match=r"t\.json|table|row"):
-        load_table(write(tmp_path / "t.json", data))
-
-
-def test_a_number_beyond_a_float_is_refused(tmp_path: Path):
-    text = FROZEN.read_text().replace('"macs":49152', '"macs":1e999', 1)
-    (tmp_path / "t.json").write_text(text)
-    with pytest.raises(InputError, match=r"t\.json"):
-        load_table(tmp_path / "t.json")
-
-
-def use(table: Table) -> None:
-    """What a table that loaded must stand."""
-    table.to_frame()
-    table.checksum  # noqa: B018 - computed here
-    for row in table.rows:
-        assert table.row(row.setting, row.key) is row
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.data())
-def test_a_file_changed_at_random_gives_only_this_project_s_errors(tmp_path_factory, data: st.DataObject):
-    original = FROZEN.read_bytes()
-    kind = data.draw(st.sampled_from(["cut", "replace", "insert", "delete"]))
-    at = data.draw(st.integers(0, len(original) - 1))
-    if kind == "cut":
-        mutated = original[:at]
-    elif kind == "replace":
-        mutated = original[:at] + data.draw(st.binary(min_size=1, max_size=4)) + original[at + 1 :]
-    elif kind == "insert":
-        mutated = original[:at] + data.draw(st.binary(min_size=1, max_size=8)) + original[at:]
-    else:
-        mutated = original[:at] + original[at + data.draw(st.integers(1, 200)) :]
-    path = tmp_path_factory.getbasetemp() / "mutated.json"
-    path.write_bytes(mutated)
-    with contextlib.suppress(InputError):
-        use(load_table(path))
-
-
-_VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=5), st.just([]), st.just({}), st.lists(st.integers(-2, 3), max_size=3),
-)  # fmt: skip
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, child in children for place in _places(child, (*path, key)))]
-
-
-_PLACES = [place for place in _places(frozen()) if place and place != ("checksum",)]
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.sampled_from(_PLACES), _VALUES)
-def test_a_value_changed_under_a_fitting_checksum_gives_only_this_project_s_errors(tmp_path_factory, place, value):
-    data = frozen()
-    parent = data
-    for key in place[:-1]:
-        parent = parent[key]
-    parent[place[-1]] = value
-    path = tmp_path_factory.getbasetemp() / "valued.json"
-    path.write_text(json.dumps(signed(data)), encoding="utf-8")
-    with contextlib.suppress(InputError):
-        use(load_table(path))
-
-
 # Other uses
 
 
@@ -428,3 +191,97 @@ def test_another_runtime_is_not_comparable(table: Table):
 def test_facts_that_change_from_day_to_day_do_not_make_another_machine(table: Table):
     today = dataclasses.replace(CPU, governor="powersave", memory_bytes=1, system_release="6.2", allowed_cpus=(0,))
     table.require_same_machine(today, {**RUNTIME, "python": "3.13.0", "numpy": "3.0"})
+
+
+def test_lowering_for_another_instruction_set_or_runtime_is_refused(table: Table):
+    table.require_same_kernels(dataclasses.replace(CPU, model="Another", physical_cores=64), RUNTIME)
+    with pytest.raises(NotComparableError, match=r"CPU with avx2, this one has avx2, avx512f: .*kit make"):
+        table.require_same_kernels(dataclasses.replace(CPU, isa=("avx2", "avx512f")), RUNTIME)
+    with pytest.raises(NotComparableError, match=r"avx2, this one has none"):
+        table.require_same_kernels(dataclasses.replace(CPU, isa=()), RUNTIME)
+    with pytest.raises(NotComparableError, match=r"onnxruntime 1\.32\.0, this is 1\.33\.0: .*kit make"):
+        table.require_same_kernels(CPU, {**RUNTIME, "onnxruntime": "1.33.0"})
+
+
+# Networks, timings, models, edges
+
+
+A_MODEL = CostModel(ONE, None, {"sum_us": 1.0}, ((1.0,),), 1.0, 1.0, 9)
+A_NETWORK = LoweredNetwork("a", None, {relu_kernel(2): 1})
+A_TIMING = NetworkTiming(ONE, None, "a", (5.0,))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"timings": (dataclasses.replace(A_TIMING, network="b"),)}, "a timing of b, a network that is not listed"),
+        ({"timings": (A_TIMING, A_TIMING)}, "timed twice"),
+        ({"timings": (dataclasses.replace(A_TIMING, setting=Setting(3)),)}, "a timing of 3 threads, pinned, a setting"),
+        ({"models": (A_MODEL, A_MODEL)}, "two cost models"),
+        ({"models": (dataclasses.replace(A_MODEL, setting=Setting(3)),)}, "a cost model of 3 threads, pinned, a"),
+        ({"sentinels": (Sentinel(Setting(3), (1.0,)),)}, "a sentinel of 3 threads, pinned, a setting"),
+        ({"networks": (A_NETWORK, A_NETWORK)}, "listed twice"),
+        ({"networks": (A_NETWORK, LoweredNetwork("b", None, {relu_kernel(99): 1}))}, "Relu 1x99x8x8, a kernel without"),
+        ({"runtime": {"python": "3.11"}}, "names no version of onnxruntime"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused(table: Table, change: dict[str, Any], words: str):
+    whole = dataclasses.replace(table, networks=(A_NETWORK,), timings=(A_TIMING,), models=(A_MODEL,))
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(whole, **change)
+
+
+@pytest.mark.parametrize("count", [0, -1, 20_001, 10**400])
+def test_a_kernel_runs_a_plausible_number_of_times(count: int):
+    with pytest.raises(InputError, match="expected 1 to 20000"):
+        LoweredNetwork("a", None, {relu_kernel(2): count})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1001, "a\x1b[31m", "two\nlines"])
+def test_a_network_has_a_name_that_can_be_printed(name: str):
+    with pytest.raises(InputError, match="expected a name"):
+        LoweredNetwork(name, None, {})
+
+
+def test_networks_and_models_are_named_after_their_content():
+    first, second = sample_architectures(TINY, 2, seed=3)
+    names = [network_id(first), network_id(second), network_id(Baseline()), model_id(b"a"), model_id(b"b")]
+    assert len(set(names)) == 5
+    assert network_id(dataclasses.replace(first)) == names[0]
+    assert [name.partition("-")[0] for name in names] == ["network"] * 3 + ["model"] * 2
+
+
+def test_what_a_table_has_is_found_by_name_setting_and_rhythm(table: Table):
+    paced = dataclasses.replace(A_MODEL, pace_hz=30.0)
+    edge = Row(Edge(TINY, None, 0, "", 30.0), ONE, "fitted", 0, 0, 0, None, 7.0)
+    whole = dataclasses.replace(table, networks=(A_NETWORK,), models=(A_MODEL, paced)).with_rows([edge])
+    assert (whole.network("a"), whole.network("b")) == (A_NETWORK, None)
+    assert (whole.model(ONE, None), whole.model(ONE, 30.0)) == (A_MODEL, paced)
+    assert (whole.model(TWO, None), whole.model(ONE, 25.0)) == (None, None)
+    asked = [
+        (ONE, TINY, 30.0),
+        (ONE, TINY, None),
+        (TWO, TINY, 30.0),
+        (ONE, dataclasses.replace(TINY, head="depth_to_space"), 30.0),
+    ]
+    assert [whole.has_edges(*one) for one in asked] == [True, False, False, False]
+
+
+def test_the_reference_is_the_fastest_sentinel_of_a_setting(table: Table):
+    more = table.with_rows([], [Sentinel(ONE, (98.5, 120.0)), Sentinel(TWO, (70.0,))])
+    assert (more.reference_us(ONE), more.reference_us(TWO), table.reference_us(TWO)) == (98.5, 70.0, None)
+
+
+def test_a_fitted_row_s_error_is_that_of_its_fit():
+    row = Row(Edge(TINY, None, 0, ""), ONE, "fitted", 0, 0, 0, None, 7.0, 1.5)
+    assert (row.level, row.median_us, row.interval_us, row.error_pct) == ("edge", 7.0, (7.0, 7.0), 1.5)
+    for change in (
+        {"value_us": float("nan")},
+        {"value_us": 1e300},
+        {"residual_pct": -1.0},
+        {"macs": -1},
+        {"bytes": 2**63},
+    ):
+        with pytest.raises(InputError, match="expected"):
+            dataclasses.replace(row, **change)

@@ -1,6 +1,7 @@
 """The measuring process as it is started: what it imports, what it answers."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from latencykit.errors import InputError
+from latencykit import worker as module
+from latencykit.bench import SENTINEL, SENTINEL_ID
+from latencykit.errors import InputError, UnfitError
+from latencykit.kernels import kernel_model
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_version
 from latencykit.topology import check_threads
-from latencykit.worker import Item, Job, job_from_json, job_to_json, run_item
+from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_from_json, job_to_json, main, run_item
 from tests.latencykit.made_up import QUICK
 
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "click", "rich", "onnx", "cpuinfo"}
@@ -21,15 +25,11 @@ START = ["-P", "-m", "latencykit.worker"]
 ONE = Setting(threads=1)
 
 
-def job_of(*items: Item, setting: Setting = ONE, protocol: Protocol = QUICK) -> Job:
-    return Job(setting, protocol, check_threads(setting.threads), items, seed=1)
-
-
-def answers(job: Job, start: list[str] = START) -> list[dict[str, Any]]:
-    found = subprocess.run(
-        [sys.executable, *start], input=job_to_json(job) + "\n", capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in found.stdout.splitlines()]
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Item:
+    path = tmp_path_factory.mktemp("sentinel") / "sentinel.onnx"
+    path.write_bytes(kernel_model(SENTINEL))
+    return Item(SENTINEL_ID, str(path), as_is=True)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,17 @@ def model(tiny_network: bytes, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def job_of(*items: Item, protocol: Protocol = QUICK, sentinel: Item = Item(SENTINEL_ID, "/nowhere")) -> Job:  # noqa: B008
+    return Job(ONE, protocol, check_threads(1), items, sentinel, seed=1)
+
+
+def answers(job: Job, start: list[str] = START) -> list[dict[str, Any]]:
+    found = subprocess.run(
+        [sys.executable, *start], input=job_to_json(job) + "\n", capture_output=True, text=True, check=True
+    )
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
 def test_a_job_survives_json():
     job = job_of(Item("a", "a.onnx"), Item("b", "b.onnx", True, 5.0), protocol=dataclasses.replace(QUICK, pace_hz=30))
     assert job_from_json(job_to_json(job)) == job
@@ -46,7 +57,7 @@ def test_a_job_survives_json():
 
 
 def test_the_measuring_process_imports_numpy_and_onnxruntime_and_nothing_heavy():
-    (ready,) = answers(job_of())
+    ready = answers(job_of())[0]
     modules = set(ready["ready"]["modules"])
     assert {"numpy", "onnxruntime", "latencykit"} <= modules
     assert not modules & HEAVY
@@ -55,24 +66,112 @@ def test_the_measuring_process_imports_numpy_and_onnxruntime_and_nothing_heavy()
 
 def test_the_check_of_its_imports_can_fail():
     start = ["-P", "-c", "import pandas, click; from latencykit.worker import main; main()"]
-    (ready,) = answers(job_of(), start)
+    ready = answers(job_of(), start)[0]
     assert set(ready["ready"]["modules"]) & HEAVY >= {"pandas", "click"}
 
 
 @pytest.mark.real_clock
-def test_a_bad_model_comes_back_as_a_line_and_the_others_are_still_timed(model: str, tmp_path: Path):
-    (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    items = Item("broken", str(tmp_path / "broken.onnx")), Item("missing", str(tmp_path / "no")), Item("good", model)
-    ready, broken, missing, good = answers(job_of(*items))
+def test_a_real_process_times_its_items_between_sentinels(model: str, sentinel: Item):
+    ready, first, second = answers(job_of(Item("first", model), Item("second", model), sentinel=sentinel))
     assert "ready" in ready
-    assert broken["id"] == "broken"
-    assert "broken.onnx" in broken["error"]
-    assert missing["id"] == "missing"
-    assert "onnxruntime refuses" in missing["error"]
-    assert good["id"] == "good"
-    assert len(good["samples_us"]) == QUICK.samples
-    assert min(good["samples_us"]) > 0
-    assert good["timed_s"] > 0
+    assert (first["id"], second["id"]) == ("first", "second")
+    for line in (first, second):
+        assert len(line["samples_us"]) == QUICK.samples
+        assert min(*line["samples_us"], *line["sentinel_us"]) > 0
+        assert len(line["sentinel_us"]) == 2
+        assert line["timed_s"] > 0
+
+
+@pytest.mark.real_clock
+def test_a_bad_model_comes_back_as_a_line_with_its_exit_code(sentinel: Item, tmp_path: Path):
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    for name in ("broken.onnx", "missing.onnx"):
+        ready, line = answers(job_of(Item(name, str(tmp_path / name)), Item("next", ""), sentinel=sentinel))
+        assert "ready" in ready
+        assert (line["id"], line["exit_code"]) == (name, InputError.exit_code)
+        assert name in line["error"]
+        assert "onnxruntime refuses" in line["error"]
+
+
+def test_a_sentinel_that_cannot_run_is_told_by_its_own_name():
+    _, line = answers(job_of(Item("network", "/nowhere")))
+    assert (line["id"], line["exit_code"]) == (SENTINEL_ID, InputError.exit_code)
+
+
+# When the sentinel is timed
+
+
+class Process:
+    """`main` on a clock that only timing moves: each item takes its `seconds`, the sentinel none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.now_s, self.order, self.sentinels = 100.0, list[str](), iter(range(50, 99))
+        self.failing = ""
+        self._patch, self._capsys = monkeypatch, capsys
+        monkeypatch.setattr(module, "run_item", self.run_item)
+        monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def run_item(self, item: Item, job: Job) -> dict[str, Any]:
+        self.order.append(item.id)
+        if item.id == self.failing:
+            raise UnfitError("threads were to be pinned")
+        if item.id == SENTINEL_ID:
+            assert job.protocol == SENTINEL_PROTOCOL
+            figure = float(next(self.sentinels))
+            return {"id": item.id, "samples_us": (figure, figure, 1e6)}  # a median, not a mean
+        assert job.protocol == QUICK
+        self.now_s += float(item.path)
+        return {"id": item.id, "samples_us": (1.0, 2.0), "affinity": ("0",), "memory_bytes": 7, "timed_s": 0.5}
+
+    def run(self, *seconds: float) -> list[dict[str, Any]]:
+        items = [Item(f"item{index}", str(s)) for index, s in enumerate(seconds)]
+        self._patch.setattr(sys, "stdin", io.StringIO(job_to_json(job_of(*items)) + "\n"))
+        main()
+        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()][1:]
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Process:
+    return Process(monkeypatch, capsys)
+
+
+def test_the_sentinel_is_timed_before_after_and_every_quarter_second(process: Process):
+    lines = process.run(0.1, 0.1, 0.1, 0.2, 0.4, 0.1)
+    assert process.order == [
+        *(SENTINEL_ID, "item0", "item1", "item2"),
+        *(SENTINEL_ID, "item3", "item4"),
+        *(SENTINEL_ID, "item5", SENTINEL_ID),
+    ]
+    assert [line["id"] for line in lines] == [f"item{index}" for index in range(6)]
+    assert [line["sentinel_us"] for line in lines] == [[50, 51]] * 3 + [[51, 52]] * 2 + [[52, 53]]
+
+
+def test_a_single_item_has_a_sentinel_on_either_side(process: Process):
+    (line,) = process.run(3.0)
+    assert process.order == [SENTINEL_ID, "item0", SENTINEL_ID]
+    assert line == {
+        "id": "item0", "samples_us": [1.0, 2.0], "affinity": ["0"], "memory_bytes": 7, "timed_s": 0.5,
+        "sentinel_us": [50.0, 51.0],
+    }  # fmt: skip
+
+
+def test_no_items_need_one_look_at_the_sentinel(process: Process):
+    assert process.run() == []
+    assert process.order == [SENTINEL_ID]
+
+
+def test_an_error_ends_the_process_and_what_had_its_sentinels_was_told(process: Process):
+    process.failing = "item2"
+    lines = process.run(0.3, 0.1, 0.1, 0.1)
+    assert [line["id"] for line in lines] == ["item0", "item2"]
+    assert lines[1] == {"id": "item2", "error": "threads were to be pinned", "exit_code": UnfitError.exit_code}
+    assert process.order[-1] == "item2"
+
+
+# One item
 
 
 @pytest.mark.real_clock

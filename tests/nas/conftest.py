@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from latencykit.cost import SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.macro import Macro
 from latencykit.space import CELL_TYPES, cell_edges
 from nas.config import SearchConfig, TrainConfig

@@ -11,7 +11,7 @@ from latencykit.bench import MeasuredModel
 from latencykit.lowering import onnx_to_graph
 from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting
-from latencykit.table import load_table
+from latencykit.table_file import load_table
 from nas import latency, pipeline
 from nas.config import load_run
 from nas.data import load

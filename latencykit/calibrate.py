@@ -1,0 +1,130 @@
+"""What a table of a space is made from, and what is computed once it has been measured. No clock is involved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
+from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
+from latencykit.edges import FIT_NETWORKS, HELD_OUT_NETWORKS, LoweredSamples, edge_rows, fit_edges, lower_samples
+from latencykit.kernels import CALL_OVERHEAD, Kernel
+from latencykit.keys import Edge, Primitive
+from latencykit.macro import Macro
+from latencykit.predict import network_features
+from latencykit.runtime import Setting
+from latencykit.sample import sample_architectures, sparse_architectures
+from latencykit.table import LoweredNetwork, Row, Table, network_id
+
+CALIBRATION_SEED = COVERAGE_SEED + 2
+SAMPLED_NETWORKS = 40
+"""Calibration networks of a macro configuration, half of them uniform and half of them sparse."""
+
+
+@dataclass(frozen=True)
+class SpaceNeeds:
+    """What a table of a space is made from, lowered on the CPU that it is for.
+
+    Attributes:
+        keys: every primitive of the space, and every kernel that the networks below run.
+        calibration: whole networks that are timed.
+        samples: by macro configuration, the networks that edge costs are fitted to; they are never timed.
+    """
+
+    keys: tuple[Primitive | Kernel, ...]
+    calibration: tuple[LoweredNetwork, ...]
+    samples: Mapping[Macro, LoweredSamples]
+
+    @property
+    def macros(self) -> tuple[Macro, ...]:
+        """The space's macro configurations."""
+        return tuple(self.samples)
+
+
+def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
+    """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
+    return fit_networks + HELD_OUT_NETWORKS + sampled
+
+
+def space_needs(
+    macros: Sequence[Macro],
+    fit_networks: int = FIT_NETWORKS,
+    sampled: int = SAMPLED_NETWORKS,
+    advance: Callable[[], object] = lambda: None,
+) -> SpaceNeeds:
+    """Lower the networks that a table of these macro configurations is made from.
+
+    Args:
+        macros: the space.
+        fit_networks: for the edge costs of each, beside those for their residual.
+        sampled: calibration networks of each, half uniform and half sparse, beside one network of each primitive
+            throughout: the ends of the space count as much as its middle.
+        advance: called after each network.
+    """
+    keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
+    calibration: dict[str, LoweredNetwork] = {}
+    samples: dict[Macro, LoweredSamples] = {}
+    for macro in macros:
+        keys += space_primitives(macro)
+        samples[macro] = lower_samples(macro, fit_networks, advance)
+        uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
+        sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
+        timed = [*plain_networks(macro), *uniform, *sparse]
+        lowered = lower_all(timed, advance)
+        for architecture, kernels in zip(timed, lowered, strict=True):
+            name = network_id(architecture)
+            calibration[name] = LoweredNetwork(name, architecture, kernels)
+        keys += [kernel for counts in (*lowered, *samples[macro].kernels) for kernel in counts]
+    return SpaceNeeds(tuple(dict.fromkeys(keys)), tuple(calibration.values()), samples)
+
+
+def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
+    """The table with cost models for all its timings, and edge costs for the given macro configurations.
+
+    Edge costs of other configurations stay as they are, unless their model changed: then they are dropped. A setting
+    without rows for all kernels of a configuration gets no edge costs of it.
+    """
+    before, table = table.models, replace(table, models=tuple(_models(table)))
+    changed = {(m.setting, m.pace_hz) for m in table.models if m not in before}
+    rows: list[Row] = []
+    for setting in table.settings:
+        for macro, lowered in samples.items():
+            kernels = {kernel for counts in lowered.kernels for kernel in counts}
+            if all(table.has(setting, kernel) for kernel in (CALL_OVERHEAD, *kernels)):
+                for pace_hz in [None, *(m.pace_hz for m in table.models if m.setting == setting and m.pace_hz)]:
+                    rows += edge_rows(fit_edges(table, setting, lowered, pace_hz), setting, macro)
+
+    def stays(row: Row) -> bool:
+        key = row.key
+        return not isinstance(key, Edge) or key.macro in samples or (row.setting, key.pace_hz) not in changed
+
+    return replace(table, rows=tuple(filter(stays, table.rows))).with_rows(rows)
+
+
+def _models(table: Table) -> list[CostModel]:
+    rhythms: dict[tuple[Setting, float | None], None] = {(t.setting, t.pace_hz): None for t in table.timings}
+    found = []
+    for setting, pace_hz in rhythms:
+        timings = [t for t in table.timings if (t.setting, t.pace_hz) == (setting, pace_hz)]
+        if len(timings) < FEWEST_NETWORKS:
+            continue
+        networks = [table.network(timing.network) for timing in timings]
+        seen = [network_features(table, setting, network.kernels) for network in networks if network]
+        model, before = fit_model(setting, pace_hz, seen, [t.median_us for t in timings]), table.model(setting, pace_hz)
+        found.append(before if before is not None and _alike(model, before) else model)
+    return found
+
+
+def _alike(a: CostModel, b: CostModel) -> bool:
+    """Whether two models differ by rounding at most, as those of one table fitted on two machines do."""
+    shapes = [(m.networks, m.coefficients.keys(), len(m.spread_by_latency)) for m in (a, b)]
+    if shapes[0] != shapes[1]:
+        return False
+    spreads = ([*itertools.chain.from_iterable(m.spread_by_latency)] for m in (a, b))
+    one, other = (
+        [*m.coefficients.values(), m.spread_pct, m.residual_pct, *s] for m, s in zip((a, b), spreads, strict=True)
+    )
+    return np.allclose(one, other, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,73 @@
+"""`validate`: is the estimate true?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from latencykit.bench import UNSTEADY
+from latencykit.commands.options import (
+    FILE,
+    macro_of,
+    macro_option,
+    pace_option,
+    setting_of,
+    stride_option,
+    table_of_this_machine,
+)
+from latencykit.console import emit, json_option, threads_option
+from latencykit.figures import figure_format, save_figure, validation_figure
+from latencykit.progress import progress
+from latencykit.report import validation_grid, validation_json, validation_summary
+from latencykit.table_file import save_table
+from latencykit.validate import VALIDATION_PROTOCOL, choose_networks, validate
+
+SETS = ("uniform", "tails", "minimisers", "mixed", "unet", "all")
+
+
+@click.command("validate")
+@click.argument("table", type=FILE)
+@click.option("--networks", required=True, type=int, help="How many networks; `all` adds tails and minimisers to them.")
+@click.option("--seed", required=True, type=int)
+@threads_option
+@stride_option
+@macro_option
+@pace_option
+@click.option("--set", "chosen_from", type=click.Choice(SETS), default="uniform", show_default=True)
+@click.option(
+    "--processes", default=VALIDATION_PROTOCOL.processes, show_default=True, help="Even; halves are compared."
+)
+@click.option("--plot", type=FILE, help="Scatter plot, PNG or SVG.")
+@click.option("--store", is_flag=True, help="Keep the figures in the table.")
+@json_option
+def validate_command(
+    table: Path, networks: int, seed: int, threads: int, stride: int | None, macro_path: Path | None,
+    pace: float | None, chosen_from: str, processes: int, plot: Path | None, store: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare a table's predictions with end-to-end timing of networks that it was not made with.
+
+    The networks of the sets mixed and unet lie outside of the paper's space: add their kernels before (latencykit
+    sample --set mixed, latencykit build --add).
+
+    Example: latencykit validate luts/mine.json --networks 40 --seed 7 --threads 2 --plot validation.png
+    """
+    if plot:
+        figure_format(plot)
+    loaded = table_of_this_machine(table)
+    setting, macro = setting_of(loaded, threads), macro_of(macro_path, stride)
+    protocol = replace(VALIDATION_PROTOCOL, processes=processes)
+    chosen = choose_networks(loaded, setting, macro, networks, seed, chosen_from, pace)  # type: ignore[arg-type]
+    with progress("time networks end to end", len(chosen) * processes) as advance:
+        found = validate(loaded, setting, chosen, seed=seed, pace_hz=pace, protocol=protocol, advance=advance)
+    if plot:
+        save_figure(validation_figure(found), plot)
+    asked = {"set": chosen_from, "seed": seed, "stride": stride, "processes": processes}
+    if store:
+        summary = {**asked, **validation_summary(found)}
+        save_table(replace(loaded, validations=(*loaded.validations, summary)), table)
+    rhythm = f"{pace:g} calls a second" if pace else "back to back"
+    head = f"{len(chosen)} networks ({chosen_from}), {setting}, {rhythm}, seed {seed}"
+    warnings = [f"{found.unsteady} samples: {UNSTEADY}"] if found.unsteady else []
+    emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], warnings)

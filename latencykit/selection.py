@@ -1,0 +1,142 @@
+"""Which networks a table is put to the test with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from latencykit.architecture import Network
+from latencykit.baselines import Baseline
+from latencykit.edges import SearchCosts
+from latencykit.errors import InputError, UsageError
+from latencykit.macro import ActivationPlace, Head, Macro
+from latencykit.primitives import ZERO
+from latencykit.sample import sample_architectures
+from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
+
+SetName = Literal["uniform", "tails", "minimisers", "mixed", "unet"]
+TAIL_POOL = 2000
+TAIL_SHARE = 0.05
+JITTER = 0.3
+"""Minimisers are those of costs that are off by this part of their spread on an edge, so that there are several."""
+FRUITLESS = 1000
+"""Draws without a new minimiser after which there are no more."""
+MIXED_SEED = 10_000
+HEADS: tuple[Head, ...] = get_args(Head)
+PLACES: tuple[ActivationPlace, ...] = get_args(ActivationPlace)
+
+
+def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Architecture]:
+    """The fastest and slowest twentieth of 2000 sampled networks by a table's edge costs, `count` of them.
+
+    Raises:
+        UsageError: more than there are.
+    """
+    _require(count, seed)
+    tail = round(TAIL_POOL * TAIL_SHARE)
+    if count > 2 * tail:
+        raise UsageError(f"{count} networks of the tails were asked for; there are {2 * tail}.")
+    ranked = sorted(sample_architectures(macro, TAIL_POOL, seed), key=costs.total_ms)
+    ends = ranked[:tail] + ranked[-tail:]
+    return [ends[index] for index in np.random.default_rng(seed).permutation(len(ends))[:count]]
+
+
+def minimisers(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Architecture]:
+    """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs.
+
+    Raises:
+        UsageError: fewer than 1, or more than there are.
+    """
+    _require(count, seed)
+    rng = np.random.default_rng((seed, count))
+    found: list[Architecture] = []
+    fruitless = 0
+    while len(found) < count:
+        jitter = JITTER * bool(found)
+        choices = {c: _cheapest(c, macro.cell_nodes, costs, jitter, rng) for c in CELL_TYPES}
+        new = (architecture := Architecture(macro, choices)) not in found
+        found += [architecture] * new
+        fruitless = 0 if new else fruitless + 1
+        if fruitless > FRUITLESS:
+            raise UsageError(f"{count} networks that minimise LAT were asked for; {len(found)} were found.")
+    return found
+
+
+def _cheapest(
+    cell_type: CellType, nodes: int, costs: SearchCosts, jitter: float, rng: np.random.Generator
+) -> tuple[str, ...]:
+    """The cheapest candidates; a node keeps at least its cheapest edge."""
+    edges = cell_edges(cell_type, nodes)
+    prices: list[dict[str, float]] = []
+    for edge, costs_ms in zip(edges, costs.edges_ms[cell_type], strict=True):
+        there = costs_ms[: len(edge.candidates)]
+        noisy = there + jitter * there.std() * rng.standard_normal(len(there))
+        prices.append(dict(zip(edge.candidates, noisy.tolist(), strict=True)))
+    chosen = [min(candidates, key=lambda c: candidates[c]) for candidates in prices]
+    for node in range(nodes):
+        arriving = [i for i, edge in enumerate(edges) if edge.node == node]
+        if all(chosen[i] == ZERO for i in arriving):
+            options = [(prices[i][c] - prices[i][ZERO], i, c) for i in arriving for c in prices[i] if c != ZERO]
+            _, index, chosen[index] = min(options)
+    return tuple(chosen)
+
+
+def mixed(count: int, seed: int) -> list[Architecture]:
+    """One architecture each of random macro configurations: strides, widths, levels, heads, activations, nodes."""
+    _require(count, seed)
+    found: list[Architecture] = []
+    rng = np.random.default_rng((seed, MIXED_SEED))
+    while len(found) < count:
+        width, quality_width = (int(rng.choice(options)) for options in ((4, 6, 8, 12, 16), (4, 8, 16)))
+        levels, quality_levels = (int(rng.choice(options)) for options in ((4, 5, 6), (4, 5)))
+        try:
+            macro = replace(
+                Macro(),
+                segmentation_stride=int(rng.choice((1, 2, 4))),
+                quality_stride=int(rng.choice((1, 2, 4))),
+                segmentation_widths=tuple(min(128, width * 2**level) for level in range(levels)),
+                quality_widths=(quality_width, *(min(64, quality_width * 2**i) for i in range(quality_levels - 1))),
+                head=HEADS[rng.integers(len(HEADS))],
+                output_stride=int(rng.choice((1, 2))),
+                activation_place=PLACES[rng.integers(len(PLACES))],
+                cell_nodes=int(rng.choice((2, 3))),
+            )
+        except InputError:  # a combination that does not fit together
+            continue
+        found += sample_architectures(macro, 1, int(rng.integers(1 << 30)))
+    return found
+
+
+def unet_family(count: int, seed: int) -> list[Baseline]:
+    """Hand-made pairs of other widths, depths and strides than one another."""
+    pairs = [
+        Baseline(width, depth, stride, quality_width)
+        for width in (4, 6, 8, 12, 16, 24)
+        for depth in (3, 4)
+        for stride in (1, 2, 4)
+        for quality_width in (8, 16)
+    ]
+    _require(count, seed)
+    if count > len(pairs):
+        raise UsageError(f"{count} pairs of the U-Net family were asked for; there are {len(pairs)}.")
+    return [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+
+
+def _require(count: int, seed: int) -> None:
+    if count < 1 or seed < 0:
+        raise UsageError(f"{count} networks of seed {seed}; expected at least 1 network and a seed of at least 0.")
+
+
+def sampled_set(name: str, macro: Macro, count: int, seed: int) -> list[Network]:
+    """A set that needs no table: `uniform`, `mixed` or `unet`."""
+    match name:
+        case "uniform":
+            return [*sample_architectures(macro, count, seed)]
+        case "mixed":
+            return [*mixed(count, seed)]
+        case "unet":
+            return [*unet_family(count, seed)]
+        case _:
+            raise UsageError(f"no set {name!r} without a table; take uniform, mixed or unet.")

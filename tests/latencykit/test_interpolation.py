@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latencykit.errors import MissingRowError
+from latencykit.interpolation import FEWEST_ROWS, interpolated_row
+from latencykit.kernels import Kernel, KernelInput
+from tests.latencykit.made_up import MAPS, ONE, TWO, made_up_table, map_kernel, relu_kernel
+
+
+def conv(channels: int, side: int, window: int = 3, groups: int = 1, stride: int = 1) -> Kernel:
+    shape = (1, channels, side, side)
+    inputs = (
+        KernelInput("activation", "tensor(float)", shape),
+        KernelInput("weight", "tensor(float)", (channels, channels // groups, window, window)),
+    )
+    attributes = (("group", groups), ("kernel_shape", (window, window)), ("strides", (stride, stride)))
+    return Kernel(
+        "Conv", "com.microsoft.nchwc", 1, attributes, inputs, 1, (1, channels, side // stride, side // stride)
+    )
+
+
+CONVS = [conv(channels, side) for channels in (16, 32, 48) for side in (16, 32, 64)]
+
+
+def power_law_us(kernel: Kernel) -> float:
+    return 1e-3 * kernel.macs**0.7 * kernel.moved_bytes**0.2
+
+
+def test_a_cost_that_follows_work_and_bytes_is_met():
+    table = made_up_table({k: 2 + power_law_us(k) for k in CONVS})
+    for unseen in (conv(64, 32), conv(16, 128), conv(32, 48)):
+        row = interpolated_row(table, ONE, unseen)
+        assert row.median_us == pytest.approx(power_law_us(unseen), rel=0.08)
+        assert 0 < row.residual_pct < 5
+        assert (row.origin, row.key, row.setting, row.measurement) == ("interpolated", unseen, ONE, None)
+        assert (row.macs, row.parameters, row.bytes) == (unseen.macs, unseen.parameters, unseen.moved_bytes)
+
+
+def test_its_error_is_that_of_the_known_rows_each_predicted_from_the_others():
+    rng = np.random.default_rng(1)
+    whims = {k: float(np.exp(0.2 * rng.standard_normal())) for k in CONVS}
+    table = made_up_table({k: 2 + power_law_us(k) * whims[k] for k in CONVS})
+    errors = []
+    for left in CONVS:
+        without = replace(table, rows=tuple(row for row in table.rows if row.key != left))
+        predicted = interpolated_row(without, ONE, left).median_us
+        known = table.row(ONE, left).median_us - 2
+        errors.append(abs(known / predicted - 1))
+    found = interpolated_row(table, ONE, conv(64, 32))
+    assert found.error_pct == pytest.approx(100 * float(np.mean(errors)), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [conv(16, 8, window=1), conv(16, 8, groups=16), conv(16, 8, stride=2), map_kernel(16, 8), relu_kernel(3)],
+    ids=str,
+)
+def test_rows_of_another_kind_do_not_count(other: Kernel):
+    table = made_up_table({k: 2 + power_law_us(k) for k in CONVS})
+    with pytest.raises(MissingRowError, match=r"0 rows of its kind; 6 are needed.*--only-added --add MODEL"):
+        interpolated_row(table, ONE, other)
+
+
+def test_too_few_rows_of_the_kind_are_an_error_that_names_the_remedy():
+    few = {k: 2 + power_law_us(k) for k in CONVS[: FEWEST_ROWS - 1]}
+    with pytest.raises(MissingRowError, match="5 rows of its kind"):
+        interpolated_row(made_up_table(few), ONE, CONVS[-1])
+    few[CONVS[FEWEST_ROWS - 1]] = 1.5  # faster than a call: it tells nothing
+    with pytest.raises(MissingRowError, match="5 rows of its kind"):
+        interpolated_row(made_up_table(few), ONE, CONVS[-1])
+    few[CONVS[FEWEST_ROWS - 1]] = 40.0
+    assert interpolated_row(made_up_table(few), ONE, CONVS[-1]).median_us > 0
+
+
+def test_settings_have_rows_of_their_own():
+    costs = {k: 2 + power_law_us(k) for k in CONVS}
+    table = made_up_table(costs).with_rows(made_up_table({k: 2 * v for k, v in costs.items()}, (TWO,)).rows)
+    one, two = (interpolated_row(table, setting, conv(64, 32)).median_us for setting in (ONE, TWO))
+    assert two == pytest.approx(2 * one, rel=0.1)
+
+
+def test_a_guess_far_away_is_still_a_number():
+    table = made_up_table({k: 2.0 + 10.0 ** (index % 5) for index, k in enumerate(MAPS)})
+    row = interpolated_row(table, ONE, map_kernel(4096, 128))
+    assert 0 < row.median_us < 1e12
+    assert 0 < row.residual_pct < 2000
