@@ -6,8 +6,8 @@ times in four the whole process group dies, else the building process alone, who
 itself. The same command resumes. At the end:
 
 * the table is whole (checksum) and holds exactly the keys of an uninterrupted build;
-* no (row, process) was measured twice over all lives of the journal, nothing in it was lost, and the table's samples
-  are the journal's;
+* no (row, process) was measured again over all lives of the journal unless its sentinel told another state of the
+  machine, nothing in it was lost, and the table's samples are the journal's steadiest;
 * nothing but the table is left beside it, and no process of the build is alive.
 
 The journal's lives are seen through hard links that keep it when the build replaces or deletes it. What a killed
@@ -34,16 +34,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from latencykit.bench import Sample, steady_limit_us
 from latencykit.coverage import stride_macros
 from latencykit.errors import LatencyKitError, NotComparableError
 from latencykit.files import write_bytes, write_json
+from latencykit.keys import key_id
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
 from latencykit.progress import progress
 from latencykit.sample import sample_architectures
 from latencykit.space import instantiate
-from latencykit.sweep import ROW_PROTOCOL, SENTINEL_ID
-from latencykit.table import Table, key_id, load_table
+from latencykit.sweep import ROW_PROTOCOL
+from latencykit.table import Table
+from latencykit.table_file import load_table
 
 COMMAND = [sys.executable, "-c", "from latencykit.cli import main; main()"]
 LOOK_EVERY_S = 0.002
@@ -136,24 +139,31 @@ def complaints(table: Table, wanted: set[tuple[str, str]], everything: list[dict
     rows = {(name_of(asdict(row.setting)), key_id(row.key)): row for row in table.rows}
     if rows.keys() != wanted:
         found.append(f"{len(rows.keys() ^ wanted)} keys are not those of an uninterrupted build")
-    times: Counter[Set] = Counter()
-    figures: dict[Set, tuple[float, ...]] = {}
+    taken: dict[Set, Sample] = {}
+    seen: dict[str, list[Sample]] = {}
     for entry in everything:
-        sample = entry["sample"]
-        if sample["id"] != SENTINEL_ID:
-            which = (name_of(entry["setting"]), sample["id"], sample["process"])
-            times[which] += 1
-            figures[which] = tuple(round(value, 3) for value in sample["samples_us"])
-    found += [f"{which} was measured {count} times" for which, count in times.items() if count > 1]
-    timed = {where: row for where, row in rows.items() if row.measurement}
-    expected = {(*where, process) for where in timed for process in range(ROW_PROTOCOL.processes)}
-    found += [f"{which} is in the table and not in the journal" for which in sorted(expected - times.keys())]
-    found += [f"{which} is in the journal and not in the table" for which in sorted(times.keys() - expected)]
-    for where, row in timed.items():
-        samples = row.measurement.samples_us if row.measurement else ()
-        if samples != tuple(figures.get((*where, process), ()) for process in range(ROW_PROTOCOL.processes)):
+        setting, sample = name_of(entry["setting"]), sample_of(entry["sample"])
+        which, before = (setting, sample.id, sample.process), seen.setdefault(setting, [])
+        if which in taken and taken[which].state_us <= steady_limit_us(before):
+            found.append(f"{which} was measured again though its sentinel was as fast as any")
+        before.append(sample)
+        if which not in taken or sample.state_us <= taken[which].state_us:
+            taken[which] = sample
+    timed = {where: row.measurement.samples_us for where, row in rows.items() if row.measurement}
+    expected = {(*where, process) for where, samples in timed.items() for process in range(len(samples))}
+    found += [f"{which} is in the table and not in the journal" for which in sorted(expected - taken.keys())]
+    found += [f"{which} is in the journal and not in the table" for which in sorted(taken.keys() - expected)]
+    for where, samples in timed.items():
+        kept = [taken.get((*where, process)) for process in range(ROW_PROTOCOL.processes)]
+        if samples != tuple(tuple(round(v, 3) for v in one.samples_us) if one else () for one in kept):
             found.append(f"{where}: the table's samples are not the journal's")
     return found
+
+
+def sample_of(data: dict[str, Any]) -> Sample:
+    """What a build goes by in a journal's sample."""
+    figures = tuple(data["samples_us"]), tuple(data["sentinel_us"])
+    return Sample(data["id"], data["process"], figures[0], (), None, 0.0, figures[1])
 
 
 def name_of(setting: dict[str, Any]) -> str:

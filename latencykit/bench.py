@@ -28,6 +28,9 @@ from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_to_json
 NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
 """Whole networks: single calls, so that percentiles are a caller's, and enough of them for a 99th percentile."""
 
+VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=30, processes=4)
+"""Networks that a table is put to the test with; an even number of processes, whose halves give the repeatability."""
+
 PACED_SAMPLES = 120
 """Calls in a paced process: four seconds at 30 a second."""
 
@@ -302,7 +305,7 @@ def _run(job: Job, process: int) -> Generator[Sample, None, None]:
     """One measuring process; its lines as samples."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:  # a pipe could fill up
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "latencykit.worker"],
+            _worker_command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -326,6 +329,17 @@ def _run(job: Job, process: int) -> Generator[Sample, None, None]:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
+
+
+def _worker_command() -> list[str]:
+    """A measuring process that finds packages where this one does, be it in folders that only a kit's runner knows."""
+    places = [place for place in sys.path if place]
+    return [
+        sys.executable,
+        "-P",
+        "-c",
+        f"import sys; sys.path[:] = {places}; from latencykit.worker import main; main()",
+    ]
 
 
 def _samples_of(child: subprocess.Popen[str], job: Job, process: int) -> Generator[Sample, None, None]:

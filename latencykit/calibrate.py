@@ -17,6 +17,7 @@ from latencykit.macro import Macro
 from latencykit.predict import network_features
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures, sparse_architectures
+from latencykit.space import Architecture
 from latencykit.table import LoweredNetwork, Row, Table, network_id
 
 CALIBRATION_SEED = COVERAGE_SEED + 2
@@ -70,15 +71,20 @@ def space_needs(
     for macro in macros:
         keys += space_primitives(macro)
         samples[macro] = lower_samples(macro, fit_networks, advance)
-        uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
-        sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
-        timed = [*plain_networks(macro), *uniform, *sparse]
+        timed = calibration_architectures(macro, sampled)
         lowered = lower_all(timed, advance)
         for architecture, kernels in zip(timed, lowered, strict=True):
             name = network_id(architecture)
             calibration[name] = LoweredNetwork(name, architecture, kernels)
         keys += [kernel for counts in (*lowered, *samples[macro].kernels) for kernel in counts]
     return SpaceNeeds(tuple(dict.fromkeys(keys)), tuple(calibration.values()), samples)
+
+
+def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> list[Architecture]:
+    """The networks of a macro configuration that are timed to calibrate with."""
+    uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
+    sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
+    return [*plain_networks(macro), *uniform, *sparse]
 
 
 def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:

@@ -204,8 +204,11 @@ def _spread_by_latency(
     groups = len(typical) // NETWORKS_A_SPREAD
     if groups < 2:
         return ()
-    parts = np.array_split(np.argsort(measured_us), groups)
-    return tuple((float(np.median(measured_us[part])), 100 * _conformal(typical[part])) for part in parts)
+    found: dict[float, float] = {}  # groups of one latency are one
+    for part in np.array_split(np.argsort(measured_us), groups):
+        place = float(np.median(measured_us[part]))
+        found[place] = max(found.get(place, 0.0), 100 * _conformal(typical[part]))
+    return tuple(found.items())
 
 
 def _ridge(

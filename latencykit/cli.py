@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from latencykit.commands.compare import compare_command, selftest_command
+from latencykit.commands.kit import kit_command
 from latencykit.commands.machine import doctor_command
 from latencykit.commands.networks import measure_command, predict_command, sample_command
 from latencykit.commands.tables import build_command, show_command, verify_command
@@ -30,6 +31,6 @@ def cli() -> None:
 for command in (
     *(build_command, show_command, verify_command),
     *(sample_command, predict_command, measure_command),
-    *(validate_command, compare_command, selftest_command, doctor_command),
+    *(validate_command, compare_command, selftest_command, doctor_command, kit_command),
 ):
     cli.add_command(command)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latencykit.checks import CHECKS, Reason
-from latencykit.errors import UsageError
+from latencykit.errors import UnfitError, UsageError
 from latencykit.host import CpuFacts
 from latencykit.snapshot import Snapshot, take_snapshot
 from latencykit.system_files import ROOT
@@ -59,6 +59,15 @@ def judge(snapshot: Snapshot) -> Verdict:
     reasons = [reason for check in CHECKS if (reason := check(snapshot)) is not None]
     reasons.sort(key=lambda reason: not reason.fatal)
     return Verdict(not any(reason.fatal for reason in reasons), tuple(reasons), snapshot.cpu)
+
+
+def require_fit(verdict: Verdict) -> None:
+    """Raise `UnfitError` with the doctor's first fatal reason."""
+    for reason in verdict.reasons:
+        if reason.fatal:
+            raise UnfitError(
+                f"{reason.code} is {reason.value}, expected {reason.expected}: {reason.remedy}; or pass --force"
+            )
 
 
 def _work() -> None:

@@ -114,25 +114,31 @@ def cost(
 
 @dataclass(frozen=True)
 class LoweredSamples:
-    """Sampled architectures with the kernels that they run; the last `HELD_OUT_NETWORKS` are for the residual."""
+    """Sampled architectures with the kernels that they run; those after the first `fitted` are for the residual."""
 
     architectures: tuple[Architecture, ...]
     kernels: tuple[Mapping[Kernel, int], ...]
+    fitted: int
 
 
 def lower_samples(
     macro: Macro, networks: int = FIT_NETWORKS, advance: Callable[[], object] = lambda: None
 ) -> LoweredSamples:
     """Lower the networks that edge costs are fitted to, on this CPU; the same for every setting and rhythm."""
-    architectures = sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
-    return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)))
+    architectures = fit_architectures(macro, networks)
+    return LoweredSamples(tuple(architectures), tuple(lower_all(architectures, advance)), networks)
+
+
+def fit_architectures(macro: Macro, networks: int = FIT_NETWORKS) -> list[Architecture]:
+    """The networks that edge costs are fitted to, and those that tell the residual."""
+    return sample_architectures(macro, networks + HELD_OUT_NETWORKS, FIT_SEED)
 
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:
     """Edge costs fitted to what the table predicts of whole networks."""
     predicted = [predict_kernels(table, setting, kernels, pace_hz=pace_hz).latency_us for kernels in samples.kernels]
-    networks = len(predicted) - HELD_OUT_NETWORKS
-    return replace(fit_costs(samples.architectures, np.array(predicted) / 1000, networks), pace_hz=pace_hz)
+    costs = fit_costs(samples.architectures, np.array(predicted) / 1000, samples.fitted)
+    return replace(costs, pace_hz=pace_hz)
 
 
 def edge_rows(costs: SearchCosts, setting: Setting, macro: Macro) -> list[Row]:

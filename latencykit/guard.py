@@ -1,8 +1,10 @@
 """The limited process that opens ONNX files from outside: `python -m latencykit.guard`.
 
-Standard input is a line of JSON, then the model's bytes; no path comes in. Its answer is one JSON object:
+Standard input is a line of JSON, then the model's bytes, or those of several models for outlines; no path comes in. Its
+answer is one JSON object:
 
     {"limits": ["memory", "cpu", "core", "file"], "kernels": [...]}
+    {"limits": [...], "kernels": [...], "graphs": [[[kernel, count], ...], ...]}
     {"limits": [...], "error": "it is not a valid ONNX model: ..."}
 """
 
@@ -11,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -91,19 +95,40 @@ def perform(task: Task, setting: dict[str, Any], model: bytes) -> dict[str, Any]
     return {}
 
 
+def outline(names: Sequence[str], models: Sequence[bytes]) -> dict[str, Any]:
+    """The outlines of optimised graphs, which need not be such that this CPU could run them.
+
+    Raises:
+        InputError: naming a model that is refused.
+    """
+    from latencykit.evidence import outlines_in
+    from latencykit.schema import naming, to_json
+
+    kernels: dict[Any, int] = {}
+    graphs = []
+    for name, model in zip(names, models, strict=True):
+        with naming(name):
+            counts = Counter(outlines_in(admit(model)))
+        graphs.append([[kernels.setdefault(kernel, len(kernels)), count] for kernel, count in counts.items()])
+    return {"kernels": to_json(list(kernels)), "graphs": graphs}
+
+
 def printable(text: str) -> str:
     """The beginning of a text that may quote what is not to be trusted, fit for a terminal."""
     return "".join(c if c.isprintable() else " " for c in text[:MOST_CHARACTERS])
 
 
 def main() -> None:
-    """Read a job and a model, print the answer."""
+    """Read a job and a model, or several, print the answer."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
         job = json.loads(sys.stdin.buffer.readline())
         found: dict[str, Any] = {"limits": limit(Limits(**job["limits"]))}
         try:
-            found |= perform(job["task"], job["setting"], sys.stdin.buffer.read())
+            if job["task"] == "outlines":
+                found |= outline(job["names"], [sys.stdin.buffer.read(size) for size in job["sizes"]])
+            else:
+                found |= perform(job["task"], job["setting"], sys.stdin.buffer.read())
         except LatencyKitError as error:
             found["error"] = printable(str(error))
         except MemoryError:

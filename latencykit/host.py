@@ -2,7 +2,7 @@
 
 Takes the system's own files under a root that tests replace; gives `CpuFacts`. What cannot be read is None, never a
 guess. Facts of the running system that no file holds (Windows, macOS) come from the system's calls, psutil or
-py-cpuinfo, each imported only where it is needed.
+py-cpuinfo, each imported only where it is needed, and what numpy found out for itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from latencykit.system_files import (
 from latencykit.topology import allowed_cpus, ask_core_count, online_cpus, read_cores
 
 if sys.platform == "win32":
-    from latencykit.windows_topology import windows_layout
+    from latencykit.windows_topology import windows_brand, windows_layout
 
 # The instruction sets that choose a runtime's kernels and block size, in the order they are listed.
 ISA_FLAGS = (
@@ -39,8 +39,11 @@ ISA_FLAGS = (
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     *("neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
 )
-# Other spellings of the same flags, as py-cpuinfo and CPUID lists give them.
-ISA_SYNONYMS = {"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni", "sse4.2": "sse4_2"}
+# Other spellings of the same flags, as py-cpuinfo, CPUID lists and numpy give them.
+ISA_SYNONYMS = {
+    **{"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni", "sse4.2": "sse4_2"},
+    **{"sse42": "sse4_2", "fma3": "fma", "avx512fp16": "avx512_fp16"},
+}
 
 # CPUID vendor strings and ARM implementer codes -> the short name used in slugs.
 VENDORS = {
@@ -114,11 +117,13 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
     flags = frozenset((block.get("flags") or block.get("Features") or "").split())
     nominal_mhz = _nominal_mhz(root, first, model)
     hypervisor = _hypervisor(root, block)
+    if live and model is None and sys.platform == "win32":
+        model = windows_brand()
     if live and (model is None or not flags):
         asked = _ask_py_cpuinfo()
         model = model or asked.model
         vendor = vendor or asked.vendor
-        flags = flags or asked.flags
+        flags = flags or asked.flags or _numpy_flags()
         nominal_mhz = nominal_mhz or asked.mhz
     caches = _caches(root, first)
     return CpuFacts(
@@ -271,3 +276,12 @@ def _ask_py_cpuinfo() -> _Asked:
         frozenset(info.get("flags") or ()),
         hertz / 1e6 or None,
     )
+
+
+def _numpy_flags() -> frozenset[str]:
+    """The instruction sets that numpy, which chooses its own code by them, finds on every system."""
+    try:
+        from numpy._core._multiarray_umath import __cpu_features__ as found  # type: ignore[import-not-found]
+    except ImportError:  # no public name, so another version of numpy may have none
+        return frozenset()
+    return frozenset(name.lower() for name, there in found.items() if there)

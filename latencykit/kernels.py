@@ -211,7 +211,7 @@ def kernels_in(optimised: bytes) -> list[Kernel]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     types = _tensor_types(model)
     versions = {opset.domain: opset.version for opset in model.opset_import}
-    return [_kernel(node, constants, types, versions) for node in model.graph.node]
+    return [node_kernel(node, constants, types, versions) for node in model.graph.node]
 
 
 def _tensor_types(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -248,18 +248,29 @@ _TYPE_NAMES: Mapping[int, str] = {
 _TYPES_BY_NAME = {f"tensor({name})": code for code, name in _TYPE_NAMES.items()}
 
 
-def _kernel(
+def node_kernel(
     node: onnx.NodeProto,
     constants: Mapping[str, onnx.TensorProto],
     types: Mapping[str, tuple[str, tuple[int, ...]]],
     versions: Mapping[str, int],
 ) -> Kernel:
+    """The kernel of one node.
+
+    Args:
+        node: of an optimised graph.
+        constants: the graph's constant tensors by name.
+        types: type and shape of every computed tensor.
+        versions: of the operations' definitions by domain.
+
+    Raises:
+        InputError: the node cannot be cut out.
+    """
     inputs = []
     for name in node.input:
         if not name:
             inputs.append(KernelInput("none"))
         elif name in constants:
-            inputs.append(_constant(node, constants[name]))
+            inputs.append(constant_input(node, constants[name]))
         elif name in types:
             inputs.append(KernelInput("activation", types[name][0], _fixed_shape(node, types[name][1])))
         else:
@@ -307,7 +318,8 @@ def _fixed_shape(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...
     return shape
 
 
-def _constant(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:
+def constant_input(node: onnx.NodeProto, tensor: onnx.TensorProto) -> KernelInput:
+    """A constant input of a node; with its value where that decides how much work there is."""
     value: tuple[float, ...] = ()
     counts = node.op_type in _VALUE_INPUTS or tensor.data_type == TensorProto.INT64
     if counts and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:

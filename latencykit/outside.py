@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +27,7 @@ from latencykit.schema import decode, parse_json
 
 LIMITS = Limits()
 MAX_ANSWER_BYTES = 64 << 20
+OUTLINED_AT_ONCE = 50
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -74,7 +77,39 @@ def open_outside(path: Path, task: Task, setting: Setting, limits: Limits = LIMI
 
 def open_model(model: bytes, where: str, task: Task, setting: Setting, limits: Limits = LIMITS) -> Opened:
     """`open_outside` for bytes, such as a member of an archive; `where` names them in errors."""
-    job = json.dumps({"task": task, "setting": asdict(setting), "limits": asdict(limits)}).encode()
+    found = _guarded({"task": task, "setting": asdict(setting)}, model, where, limits)
+    kernels = tuple(kernel_from_json(kernel, where) for kernel in found.kernels)
+    return Opened(model, kernels, found.limits)
+
+
+def outside_outlines(graphs: Mapping[str, bytes], where: str, limits: Limits = LIMITS) -> dict[str, Counter[Kernel]]:
+    """The outlines (`latencykit.evidence`) of optimised graphs from outside and how often each comes, by graph.
+
+    Args:
+        graphs: ONNX bytes by name.
+        where: what they were found in, for errors.
+        limits: of each process; it opens `OUTLINED_AT_ONCE` graphs.
+
+    Raises:
+        InputError: naming the graph, as `outside_kernels`.
+    """
+    found: dict[str, Counter[Kernel]] = {}
+    todo = list(graphs)
+    for names in (todo[start : start + OUTLINED_AT_ONCE] for start in range(0, len(todo), OUTLINED_AT_ONCE)):
+        job = {"task": "outlines", "names": names, "sizes": [len(graphs[name]) for name in names]}
+        answer = _guarded(job, b"".join(graphs[name] for name in names), where, limits)
+        kernels = [kernel_from_json(kernel, where) for kernel in answer.kernels]
+        indices = [index for counts in answer.graphs for index, _ in counts]
+        if len(answer.graphs) != len(names) or not all(0 <= index < len(kernels) for index in indices):
+            raise _refusal(where, "the process that opened it answered nonsense", limits)
+        for name, counts in zip(names, answer.graphs, strict=True):
+            found[name] = Counter({kernels[index]: count for index, count in counts})
+    return found
+
+
+def _guarded(job: dict[str, Any], models: bytes, where: str, limits: Limits) -> _Answer:
+    """What the limited process answers; raises `InputError` whatever happens to it."""
+    line = json.dumps({**job, "limits": asdict(limits)}).encode()
     with (
         tempfile.TemporaryDirectory() as scratch,
         tempfile.TemporaryFile() as answer,  # files, not pipes: a process that went astray may print without end
@@ -83,7 +118,7 @@ def open_model(model: bytes, where: str, task: Task, setting: Setting, limits: L
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-m", "latencykit.guard"],
-                input=job + b"\n" + model,
+                input=line + b"\n" + models,
                 stdout=answer,
                 stderr=complaints,
                 cwd=scratch,
@@ -98,14 +133,14 @@ def open_model(model: bytes, where: str, task: Task, setting: Setting, limits: L
         found = _answer(answer, where, limits)
     if found.error is not None:
         raise InputError(f"{where}: {printable(found.error)}")
-    kernels = tuple(kernel_from_json(kernel, where) for kernel in found.kernels)
-    return Opened(model, kernels, found.limits)
+    return found
 
 
 @dataclass(frozen=True)
 class _Answer:
     limits: tuple[str, ...]
     kernels: tuple[dict[str, Any], ...] = ()
+    graphs: tuple[tuple[tuple[int, int], ...], ...] = ()
     error: str | None = None
 
 

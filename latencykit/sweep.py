@@ -176,23 +176,14 @@ def build(
         InterruptedRunError: stopped from the keyboard; the same command resumes.
     """
     begin_s = time.perf_counter()
-    runtime = {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
-    cpu = as_used(verdict.cpu)
+    runtime, cpu = runtime_versions(), as_used(verdict.cpu)
     if plan.table is not None:
         plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
     journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
-    table = plan.table or Table(cpu, runtime, _plain(verdict), ())
-    if plan.table is not None and plan.settings:
-        table = replace(table, doctor=_both(table.doctor, verdict))
-    repeated, timed_s = 0, 0.0
+    before = {setting: len(journal.samples(setting)) for setting in plan.settings}
     try:
-        for setting in plan.settings:
-            before = len(journal.samples(setting))
-            table = _measure_setting(table, setting, plan, journal, protocol, advance)
-            samples = journal.samples(setting)
-            repeated += len(samples) - len(steadiest(samples))
-            timed_s += sum(sample.timed_s for sample in samples[before:])
+        table = measure_plan(plan, verdict, journal, advance)
         table = fit(replace(table, networks=_merged(table.networks, plan.networks)))
         if plan.table is not None and table != plan.table:
             table = replace(table, parents=(*table.parents, table_checksum(plan.table)))
@@ -202,9 +193,27 @@ def build(
         ) from stop
     save_table(table, path)
     journal.remove()
+    samples = {setting: journal.samples(setting) for setting in plan.settings}
+    repeated = sum(len(found) - len(steadiest(found)) for found in samples.values())
+    timed_s = sum(sample.timed_s for setting, found in samples.items() for sample in found[before[setting] :])
     reused = len(plan.wanted) - len(plan.missing)
     wall_s = time.perf_counter() - begin_s
     return Built(replace(table, path=path), len(plan.missing), reused, len(plan.untimed), repeated, wall_s, timed_s)
+
+
+def runtime_versions() -> dict[str, str]:
+    """What runs here, by package; `onnxruntime` decides what may be compared."""
+    return {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
+
+
+def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[[str], object]) -> Table:
+    """The plan's table with what it misses, measured into the journal; nothing is fitted or written yet."""
+    table = plan.table or Table(as_used(verdict.cpu), journal.runtime, _plain(verdict), ())
+    if plan.table is not None and plan.settings:
+        table = replace(table, doctor=_both(table.doctor, verdict))
+    for setting in plan.settings:
+        table = _measure_setting(table, setting, plan, journal, advance)
+    return table
 
 
 def _measure_setting(
@@ -212,13 +221,12 @@ def _measure_setting(
     setting: Setting,
     plan: Plan,
     journal: Journal,
-    protocol: Protocol,
     advance: Callable[[str], object],
 ) -> Table:
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
     models = {key_id(key): (key_model(key), isinstance(key, Kernel)) for key in keys if not _is_defined(key)}
-    batches = [(protocol, models)]
+    batches = [(journal.protocol, models)]
     for pace_hz in (None, PACE_HZ):
         names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
         timed = (network for network in plan.networks if network.id in names)
@@ -228,7 +236,7 @@ def _measure_setting(
     if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
     for rhythm, batch in batches:
-        _measure_batch(batch, setting, rhythm, reference_us, journal, advance)
+        measure_batch(batch, setting, rhythm, reference_us, journal, advance)
     measured = collect(journal.samples(setting))
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)
@@ -251,7 +259,7 @@ def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> t
     return tuple(found.values())
 
 
-def _measure_batch(
+def measure_batch(
     models: Mapping[str, tuple[bytes, bool]],
     setting: Setting,
     protocol: Protocol,
@@ -259,6 +267,7 @@ def _measure_batch(
     journal: Journal,
     advance: Callable[[str], object],
 ) -> None:
+    """Measure what the journal does not hold yet of some models, each with whether it is to run as it stands."""
     known = [sample for sample in journal.samples(setting) if sample.id in models]
     done = {(sample.id, sample.process) for sample in known}
     for name, _ in done:
@@ -338,11 +347,17 @@ def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
 
 
 class Journal:
-    """Samples of an unfinished build: a JSON line each, flushed as it comes; the first says where they are from."""
+    """Samples of unfinished work: a JSON line each, flushed as it comes; the first says where they are from.
+
+    Attributes:
+        path: the file.
+        runtime: versions by package.
+        protocol: of the rows.
+    """
 
     def __init__(self, path: Path, cpu: CpuFacts, runtime: dict[str, str], protocol: Protocol) -> None:
         """Open or begin the journal; raises `NotComparableError` where it was begun on another machine or otherwise."""
-        self.path = path
+        self.path, self.runtime, self.protocol = path, runtime, protocol
         header = json.loads(json.dumps({"cpu": to_json(cpu), "runtime": runtime, "protocol": to_json(protocol)}))
         self._entries: list[tuple[Setting, Sample]] = []
         if path.exists():

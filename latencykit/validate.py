@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from latencykit.architecture import Network, network_graph
-from latencykit.bench import gather, measure_items, steadiest, steady_limit_us
+from latencykit.bench import VALIDATION_PROTOCOL, gather, measure_items, steadiest, steady_limit_us
 from latencykit.calibrate import CALIBRATION_SEED
 from latencykit.coverage import COVERAGE_SEED
 from latencykit.edges import FIT_SEED, SearchCosts, cost
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.graph import Graph
-from latencykit.kernels import kernels_of
+from latencykit.kernels import Kernel, kernels_of
 from latencykit.keys import Level
 from latencykit.lowering import graph_to_onnx
 from latencykit.macro import Macro
@@ -31,8 +31,6 @@ from latencykit.space import Architecture
 from latencykit.table import Table
 from latencykit.worker import Item
 
-VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=30, processes=4)
-"""An even number of processes: their halves give the repeatability."""
 WORST = 5
 LEVELS: tuple[Level, ...] = ("isolated", "kernel", "edge")
 
@@ -204,37 +202,52 @@ def validate(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         names = [f"{index:03d}" for index in range(len(chosen))]
-        predict = _Predictor(table, setting, pace_hz, folder)
-        predicted = [predict(one.network, folder / f"{name}.onnx") for name, one in zip(names, chosen, strict=True)]
+        predict = Predictor(table, setting, pace_hz)
+        predicted = []
+        for name, one in zip(names, chosen, strict=True):
+            model = graph_to_onnx(network_graph(one.network)).SerializeToString()
+            (folder / f"{name}.onnx").write_bytes(model)
+            predicted.append(predict(one.network, kernels_of(model, setting, folder)))
         items = [Item(name, str(folder / f"{name}.onnx")) for name in names]
         reference_us = table.reference_us(setting)
         samples = gather(measure_items(items, setting, protocol, seed=seed, reference_us=reference_us), advance)
     best, limit_us = steadiest(samples), steady_limit_us(samples, reference_us)
     networks = []
-    for name, one, (graph, raw_ms, calibrated_ms, interval_ms) in zip(names, chosen, predicted, strict=True):
-        mine = tuple(best[name, process].samples_us for process in range(protocol.processes))
-        whole, half_a, half_b = (Measurement(part).median_us / 1000 for part in (mine, mine[::2], mine[1::2]))
-        figures = (whole, half_a, half_b, raw_ms, calibrated_ms, interval_ms)
-        networks.append(ValidatedNetwork(name, one.chosen_from, graph.macs, *figures))
+    for name, one, found in zip(names, chosen, predicted, strict=True):
+        mine = Measurement(tuple(best[name, process].samples_us for process in range(protocol.processes)))
+        networks.append(found.against(name, one.chosen_from, mine.process_medians_us))
     unsteady = sum(sample.state_us > limit_us for sample in best.values())
     return replace(summarise(setting, pace_hz, networks), unsteady=unsteady)
 
 
-class _Predictor:
+@dataclass(frozen=True)
+class Predicted:
+    """What a table says of one network; the figures as in `ValidatedNetwork`."""
+
+    macs: int
+    raw_ms: Mapping[Level, float]
+    calibrated_ms: Mapping[Level, float]
+    interval_ms: tuple[float, float]
+
+    def against(self, name: str, chosen_from: SetName, medians_us: Sequence[float]) -> ValidatedNetwork:
+        """The network with what its processes took."""
+        halves = (medians_us, medians_us[::2], medians_us[1::2])
+        whole, half_a, half_b = (float(np.median(part)) / 1000 for part in halves)
+        figures = (whole, half_a, half_b, self.raw_ms, self.calibrated_ms, self.interval_ms)
+        return ValidatedNetwork(name, chosen_from, self.macs, *figures)
+
+
+class Predictor:
     """A table's predictions of networks at every level; keeps what does not change between networks."""
 
-    def __init__(self, table: Table, setting: Setting, pace_hz: float | None, folder: Path) -> None:
-        self._table, self._setting, self._pace_hz, self._folder = table, setting, pace_hz, folder
+    def __init__(self, table: Table, setting: Setting, pace_hz: float | None) -> None:
+        self._table, self._setting, self._pace_hz = table, setting, pace_hz
         self._isolated_scale = _isolated_scale(table, setting, pace_hz)
         self._costs: dict[Macro, SearchCosts | None] = {}
 
-    def __call__(
-        self, network: Network, path: Path
-    ) -> tuple[Graph, dict[Level, float], dict[Level, float], tuple[float, float]]:
+    def __call__(self, network: Network, kernels: Sequence[Kernel] | Mapping[Kernel, int]) -> Predicted:
+        """Predict a network that runs these kernels on the table's CPU; errors as `predict_kernels`."""
         graph = network_graph(network)
-        model = graph_to_onnx(graph).SerializeToString()
-        path.write_bytes(model)
-        kernels = kernels_of(model, self._setting, self._folder)
         kernel = predict_kernels(self._table, self._setting, kernels, pace_hz=self._pace_hz)
         raw_ms: dict[Level, float] = {"kernel": kernel.raw_us / 1000}
         calibrated_ms: dict[Level, float] = {"kernel": kernel.latency_us / 1000} if kernel.calibrated else {}
@@ -245,7 +258,7 @@ class _Predictor:
         if isinstance(network, Architecture) and (costs := self._edge_costs(network.macro)) is not None:
             calibrated_ms["edge"] = costs.total_ms(network)
         low, high = kernel.interval_us
-        return graph, raw_ms, calibrated_ms, (low / 1000, high / 1000)
+        return Predicted(graph.macs, raw_ms, calibrated_ms, (low / 1000, high / 1000))
 
     def _edge_costs(self, macro: Macro) -> SearchCosts | None:
         if macro not in self._costs:

@@ -54,3 +54,13 @@ if sys.platform == "win32":
             ctypes.c_void_p(kernel.GetCurrentProcess()), ctypes.byref(process), ctypes.byref(system)
         )
         return _bits(process.value) if done else ()
+
+    def windows_brand() -> str | None:
+        """Ask Windows for the processor's brand."""
+        import winreg
+
+        try:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
+                return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip() or None
+        except OSError:
+            return None

@@ -5,6 +5,7 @@ Exit codes are those of `latencykit` (`latencykit.errors`).
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -44,7 +45,9 @@ def cli() -> None:
     """Search a segmentation and a quality-control network under a CPU's latency."""
 
 
-cli.add_command(sample_command)
+sample = copy(sample_command)
+sample.help = (sample.help or "").replace("latencykit sample", "nas sample")
+cli.add_command(sample)
 
 
 @cli.command("search")

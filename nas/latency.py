@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from latencykit.bench import measure_models
+from latencykit.bench import VALIDATION_PROTOCOL, measure_models
 from latencykit.calibrate import fit_table, networks_to_lower, space_needs
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost
@@ -23,7 +23,7 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.sweep import build, plan_build
 from latencykit.table import Table
 from latencykit.table_file import load_table, table_checksum
-from latencykit.validate import VALIDATION_PROTOCOL, choose_networks, validate
+from latencykit.validate import choose_networks, validate
 
 VALIDATION_SEED = 7
 MAX_VALIDATION_BYTES = 100_000_000

@@ -21,8 +21,9 @@ from torch import Tensor
 from latencykit.architecture import write_architecture
 from latencykit.edges import SearchCosts
 from latencykit.errors import InterruptedRunError
+from latencykit.lines import Advance, Show
 from latencykit.macro import Macro
-from latencykit.progress import Advance, Show, Stopwatch, progress
+from latencykit.progress import Stopwatch, progress
 from latencykit.space import Architecture
 from nas.config import SearchConfig
 from nas.data import Dataset

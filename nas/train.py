@@ -18,7 +18,8 @@ from torch import Tensor
 
 from latencykit.architecture import Network, architecture_to_json, network_graph
 from latencykit.errors import InterruptedRunError
-from latencykit.progress import Show, Stopwatch, progress
+from latencykit.lines import Show
+from latencykit.progress import Stopwatch, progress
 from latencykit.schema import to_json
 from nas import checkpoint as files
 from nas.config import TrainConfig

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import latencykit
+from latencykit.kit import runner_sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,12 +24,13 @@ LAYERS = (
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
     *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture"),
     *("measurement", "judge", "timing", "runtime", "instructions", "worker", "lowering", "kernels", "bench"),
-    *("rules", "guard", "outside"),
+    *("rules", "evidence", "guard", "outside"),
     *("calibration", "keys", "table", "table_file", "interpolation", "predict"),
-    *("coverage", "edges", "calibrate", "sweep", "selection", "validate", "compare", "selftest"),
-    *("figures", "comparison_figure", "report", "progress", "console"),
+    *("coverage", "edges", "calibrate", "sweep", "lines", "kit_plan", "kit_work", "kit_runner", "kit_start"),
+    *("selection", "validate", "compare", "selftest"),
+    *("figures", "comparison_figure", "report", "progress", "console", "kit", "kit_result", "kit_ingest"),
     *("commands", "commands.options", "commands.tables", "commands.networks", "commands.truth", "commands.compare"),
-    *("commands.machine", "cli"),
+    *("commands.machine", "commands.kit", "cli"),
 )
 
 BUILDS_ONNX = {
@@ -36,6 +38,7 @@ BUILDS_ONNX = {
     "lowering": "turns graphs into ONNX and back",
     "kernels": "reads the graph that the runtime has optimised, and cuts single kernels out of it",
     "rules": "says what a model from outside may hold",
+    "evidence": "takes the weights out of optimised graphs, and reads what is left",
 }
 
 CLOCKS = {
@@ -110,6 +113,21 @@ def closure(name: str) -> set[str]:
 def third_parties(names: Iterable[str]) -> set[str]:
     """Packages outside of the standard library that some modules of latencykit import."""
     return set().union(*(packages(LATENCYKIT[name]) for name in names)) - sys.stdlib_module_names - {"latencykit"}
+
+
+def packages_at_import(tree: ast.Module) -> set[str]:
+    """First parts of what is imported when a module is; what only a type checker reads is left out."""
+    found: set[str] = set()
+    skipped = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for part in ast.walk(node)
+    }
+    for node in at_import(tree):
+        if id(node) not in skipped and isinstance(node, ast.Import | ast.ImportFrom):
+            found |= packages(ast.Module([node], []))
+    return found
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
@@ -202,8 +220,29 @@ def test_the_measuring_process_imports_numpy_and_onnxruntime_only() -> None:
 
 
 def test_the_process_that_opens_files_from_outside_imports_little() -> None:
-    assert closure("guard") == {"guard", "rules", "kernels", "runtime", "schema", "files", "bounds", "errors"}
+    inside = {"guard", "rules", "evidence", "kernels", "runtime", "schema", "files", "bounds", "errors"}
+    assert closure("guard") == inside
     assert third_parties(closure("guard")) == {"numpy", "onnx", "onnxruntime", "msgspec"}
+
+
+def test_a_kit_needs_numpy_onnx_and_onnxruntime_on_its_target_and_nothing_else() -> None:
+    modules_there = closure("kit_runner") | closure("worker")
+    assert {"kit_runner", "sweep", "calibrate", "doctor", "worker", "table_file", "archive"} <= modules_there
+    loaded = set().union(*(packages_at_import(LATENCYKIT[name]) for name in modules_there))
+    assert loaded - sys.stdlib_module_names - {"latencykit"} == {"numpy", "onnx", "onnxruntime"}
+    only_within_functions = {"psutil", "cpuinfo", "msgspec", "pandas"}
+    assert third_parties(modules_there) - loaded == only_within_functions
+
+
+def test_the_check_of_a_kit_s_imports_can_fail() -> None:
+    assert packages_at_import(ast.parse("import click\ndef f():\n    import rich")) == {"click"}
+    assert packages_at_import(ast.parse("if True:\n    from scipy import stats")) == {"scipy"}
+    assert packages_at_import(ast.parse("if TYPE_CHECKING:\n    import pandas as pd")) == set()
+
+
+def test_a_kit_holds_what_its_runner_imports() -> None:
+    there = {f"latencykit/{name}.py" for name in closure("kit_runner") | closure("worker")}
+    assert runner_sources().keys() == {*there, "latencykit/__init__.py"}
 
 
 def test_choosing_processors_needs_the_standard_library_only() -> None:

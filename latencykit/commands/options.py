@@ -12,8 +12,7 @@ import click
 from latencykit.architecture import network_graph, read_architecture
 from latencykit.bounds import MAX_MODEL_BYTES
 from latencykit.coverage import stride_macros
-from latencykit.doctor import Verdict
-from latencykit.errors import UnfitError, UsageError
+from latencykit.errors import UsageError
 from latencykit.files import read_bytes
 from latencykit.instructions import used_cpu
 from latencykit.kernels import Kernel, kernels_of
@@ -91,12 +90,3 @@ def setting_of(table: Table, threads: int) -> Setting:
     """A table's setting; what cannot be run here is refused before the table is asked for it."""
     check_threads(threads)
     return table.setting(threads)
-
-
-def require_fit(verdict: Verdict) -> None:
-    """Raise `UnfitError` with the doctor's first fatal reason."""
-    for reason in verdict.reasons:
-        if reason.fatal:
-            raise UnfitError(
-                f"{reason.code} is {reason.value}, expected {reason.expected}: {reason.remedy}; or pass --force"
-            )

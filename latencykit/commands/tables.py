@@ -11,10 +11,10 @@ import click
 
 from latencykit.calibrate import fit_table, networks_to_lower, space_needs
 from latencykit.calibration import CostModel
-from latencykit.commands.options import FILE, lowered_model, numbers, require_fit
+from latencykit.commands.options import FILE, lowered_model, numbers
 from latencykit.console import emit, json_option
 from latencykit.coverage import STRIDES, stride_macros
-from latencykit.doctor import doctor
+from latencykit.doctor import doctor, require_fit
 from latencykit.errors import UsageError
 from latencykit.files import write_text
 from latencykit.keys import key_level

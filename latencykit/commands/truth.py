@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from latencykit.bench import UNSTEADY
+from latencykit.bench import UNSTEADY, VALIDATION_PROTOCOL
 from latencykit.commands.options import (
     FILE,
     macro_of,
@@ -22,7 +22,7 @@ from latencykit.figures import figure_format, save_figure, validation_figure
 from latencykit.progress import progress
 from latencykit.report import validation_grid, validation_json, validation_summary
 from latencykit.table_file import save_table
-from latencykit.validate import VALIDATION_PROTOCOL, choose_networks, validate
+from latencykit.validate import choose_networks, validate
 
 SETS = ("uniform", "tails", "minimisers", "mixed", "unet", "all")
 

@@ -7,6 +7,8 @@ import pytest
 
 from latencykit.calibrate import (
     CALIBRATION_SEED,
+    HELD_OUT_NETWORKS,
+    SAMPLED_NETWORKS,
     SpaceNeeds,
     fit_table,
     networks_to_lower,
@@ -14,12 +16,12 @@ from latencykit.calibrate import (
 )
 from latencykit.calibration import FEWEST_NETWORKS
 from latencykit.coverage import COVERAGE_SEED, network_kernels, plain_networks, space_primitives
-from latencykit.edges import FIT_SEED, LoweredSamples, cost, edge_rows, fit_edges
+from latencykit.edges import FIT_NETWORKS, FIT_SEED, LoweredSamples, cost, edge_rows, fit_edges
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge
 from latencykit.macro import Macro
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
+from latencykit.sample import sample_architectures, sparse_architectures
 from latencykit.space import CELL_TYPES
 from latencykit.table import LoweredNetwork, Table, network_id
 from tests.latencykit.made_up import (
@@ -35,6 +37,8 @@ from tests.latencykit.made_up import (
     made_up_table,
 )
 
+HELD_OUT = 4
+"""As `conftest.py` says for tests; what `calibrate` has imported is unchanged."""
 OTHER = dataclasses.replace(ONE_NODE, quality_stride=2)
 
 
@@ -57,8 +61,9 @@ def test_few_networks_hold_all_kernels_of_a_space(tiny_needs: SpaceNeeds):
         assert set(network_kernels(architecture)) <= set(tiny_needs.keys)
 
 
-def test_calibration_networks_are_the_plain_ones_and_samples_under_names_of_their_content(tiny_needs: SpaceNeeds):
-    expected = [*plain_networks(TINY), *sample_architectures(TINY, 11, CALIBRATION_SEED)]
+def test_calibration_networks_are_plain_uniform_and_sparse_ones_under_names_of_their_content(tiny_needs: SpaceNeeds):
+    uniform, sparse = sample_architectures(TINY, 6, CALIBRATION_SEED), sparse_architectures(TINY, 5, CALIBRATION_SEED)
+    expected = [*plain_networks(TINY), *uniform, *sparse]
     assert [network.network for network in tiny_needs.calibration] == expected
     assert [network.id for network in tiny_needs.calibration] == [network_id(a) for a in expected]
     for network in (tiny_needs.calibration[0], tiny_needs.calibration[-1]):
@@ -70,7 +75,7 @@ def test_networks_that_are_fitted_to_calibrated_with_and_looked_at_are_others(ti
     assert len({COVERAGE_SEED, FIT_SEED, CALIBRATION_SEED}) == 3
     assert tiny_needs.macros == (TINY,)
     samples = tiny_needs.samples[TINY]
-    assert list(samples.architectures) == sample_architectures(TINY, 24, FIT_SEED)
+    assert list(samples.architectures) == sample_architectures(TINY, 20 + HELD_OUT, FIT_SEED)
     timed = {network.id for network in tiny_needs.calibration}
     assert not timed & {network_id(architecture) for architecture in samples.architectures}
 
@@ -79,7 +84,7 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
     ticks: list[int] = []
     needs = space_needs([ONE_NODE, OTHER], 5, 2, lambda: ticks.append(1))
     assert needs.macros == (ONE_NODE, OTHER)
-    assert len(ticks) == 2 * (6 + 2 + len(plain_networks(ONE_NODE)))
+    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)))
     assert len(needs.calibration) == len({network.id for network in needs.calibration}) == 2 * (2 + 5)
     alone = [set(space_needs([macro], 5, 2).keys) for macro in (ONE_NODE, OTHER)]
     assert set(needs.keys) == alone[0] | alone[1]
@@ -88,7 +93,8 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
 
 
 def test_the_steps_are_known_before_roughly():
-    assert networks_to_lower(5, 2) <= 6 + 2 + len(plain_networks(ONE_NODE)) <= networks_to_lower(5, 2) + 8
+    needed = FIT_NETWORKS + HELD_OUT_NETWORKS + SAMPLED_NETWORKS + len(plain_networks(ONE_NODE))
+    assert networks_to_lower() <= needed <= networks_to_lower() + 8
 
 
 def test_no_space_needs_the_call_s_overhead_alone():
@@ -118,7 +124,7 @@ def test_too_few_timings_make_no_model_and_no_error():
 
 def lowered(macro: Macro, count: int = 60) -> LoweredSamples:
     """Architectures with kernels that are drawn, not lowered: the fit is pure computation."""
-    return LoweredSamples(tuple(sample_architectures(macro, count, FIT_SEED)), tuple(drawn_networks(count, 8)))
+    return LoweredSamples(tuple(sample_architectures(macro, count, FIT_SEED)), tuple(drawn_networks(count, 8)), 50)
 
 
 def edges_of(table: Table, macro: Macro) -> dict[Edge, float]:

@@ -11,7 +11,10 @@ from latencykit.calibration import (
     CACHE_MULTIPLES,
     COVERAGE_PCT,
     FEWEST_NETWORKS,
+    HUBER_DEVIATIONS,
+    HUBER_ROUNDS,
     LEAST_OF_SUM,
+    NETWORKS_A_SPREAD,
     RIDGES,
     USUAL_L2_BYTES,
     CostModel,
@@ -119,17 +122,23 @@ def test_networks_that_take_their_plain_sum_leave_the_prior_as_it_is():
 
 
 def left_out(design: NDArray[np.float64], prior: NDArray[np.float64], strength: float) -> NDArray[np.float64]:
-    """Each network's relative error when predicted from all others, by fitting them anew."""
+    """Each network's relative error when predicted from all others, by fitting these anew.
+
+    Networks whose error stands out count less in the next round, by Huber's rule.
+    """
     scale = np.sqrt((design**2).mean(axis=0))
     pull = np.diag(np.sqrt(strength * len(design)) * np.where(scale > 0, scale, 1.0))
-    errors = []
-    for index, network in enumerate(design):
-        others = np.delete(design, index, axis=0)
-        rows = np.vstack([others, pull])
-        target = np.concatenate([1 - others @ prior, np.zeros(len(pull))])
-        change = np.linalg.lstsq(rows, target, rcond=None)[0]
-        errors.append(network @ (prior + change) - 1)
-    return np.array(errors)
+    trust = np.ones(len(design))
+    for _ in range(HUBER_ROUNDS):
+        errors = np.empty(len(design))
+        for index, network in enumerate(design):
+            others, root = np.delete(design, index, axis=0), np.sqrt(np.delete(trust, index))
+            rows = np.vstack([root[:, None] * others, pull])
+            target = np.concatenate([root * (1 - others @ prior), np.zeros(len(pull))])
+            errors[index] = network @ (prior + np.linalg.lstsq(rows, target, rcond=None)[0]) - 1
+        limit = HUBER_DEVIATIONS * 1.4826 * np.median(np.abs(errors))
+        trust = np.minimum(1, limit / np.abs(errors))
+    return errors
 
 
 @pytest.mark.parametrize(("count", "seed"), [(8, 1), (15, 2), (40, 3)])
@@ -141,7 +150,17 @@ def test_the_residual_is_that_of_refits_without_each_network_in_turn(count: int,
     design = np.array([[network[name] for name in names] for network in networks]) / np.array(measured)[:, None]
     prior = np.array([float(name in ("call", "sum_us")) for name in names])
     residuals = [100 * np.abs(left_out(design, prior, strength)).mean() for strength in RIDGES]
-    assert model.residual_pct == pytest.approx(min(residuals), rel=1e-5)
+    assert model.residual_pct == pytest.approx(min(residuals), rel=1e-4)
+
+
+def test_a_timing_that_is_far_off_hardly_moves_the_model():
+    networks = drawn(40, 1)
+    measured, others = noisy(networks, 1), drawn(100, 99)
+    spoilt = [2 * value if index in (3, 17) else value for index, value in enumerate(measured)]
+    model, robust = fit_model(ONE, None, networks, measured), fit_model(ONE, None, networks, spoilt)
+    moved = [abs(robust.latency_us(network) / model.latency_us(network) - 1) for network in others]
+    assert max(moved) < 0.03
+    assert robust.residual_pct > model.residual_pct + 2  # and its error is told, not hidden
 
 
 def test_too_few_networks_make_no_model():
@@ -188,6 +207,52 @@ def test_an_interval_is_wider_for_networks_that_the_model_does_not_know():
     assert tiny > 1.5 * max(alike)
 
 
+def test_small_networks_have_intervals_of_their_own_where_there_are_many():
+    """Noise that falls with latency: one width for all would be too narrow below and too wide above."""
+
+    def measured(networks: list[dict[str, float]], seed: int) -> list[float]:
+        rng = np.random.default_rng(seed)
+        true = np.array([planted_us(network) for network in networks])
+        return (true * np.exp(0.08 * (true.min() / true) * rng.standard_normal(len(true)))).tolist()
+
+    networks = [seen(network) for share in (1, 12) for network in drawn_networks(60, share, MAPS[::share])]
+    model = fit_model(ONE, None, networks, measured(networks, 1))
+    spreads = [spread for _, spread in model.spread_by_latency]
+    assert len(spreads) == 120 // NETWORKS_A_SPREAD
+    assert spreads[0] > 3 * spreads[-1]
+    assert spreads[0] > model.spread_pct > spreads[-1]
+    others = sorted(
+        [seen(n) for share in (1, 12) for n in drawn_networks(200, 50 + share, MAPS[::share])], key=planted_us
+    )
+    figures = measured(others, 2)
+    inside = [low <= m <= high for m, (low, high) in zip(figures, map(model.interval_us, others), strict=True)]
+    assert all(np.mean(part) > 0.8 for part in (inside[:130], inside[-130:]))
+    one_width = replace(model, spread_by_latency=())
+    fewer = [low <= m <= high for m, (low, high) in zip(figures, map(one_width.interval_us, others), strict=True)]
+    assert np.mean(fewer[:130]) < np.mean(inside[:130]) - 0.05
+
+
+def test_a_width_between_two_latencies_lies_between_theirs():
+    model = replace(fitted(), spread_by_latency=((1000.0, 8.0), (4000.0, 2.0)), covariance=((0.0,) * 7,) * 7)
+
+    def half_pct(latency_us: float) -> float:
+        low, high = model.interval_us({"sum_us": latency_us / model.coefficients["sum_us"]})
+        return 100 * (high - low) / 2 / latency_us
+
+    assert half_pct(2000.0) == pytest.approx(5.0)  # half way on a logarithmic scale
+    assert [half_pct(latency) for latency in (10.0, 1000.0, 4000.0, 1e6)] == pytest.approx([8, 8, 2, 2])
+
+
+def test_few_networks_have_one_width():
+    assert fitted(2 * NETWORKS_A_SPREAD - 1).spread_by_latency == ()
+    assert len(fitted(2 * NETWORKS_A_SPREAD).spread_by_latency) == 2
+
+
+def test_networks_that_all_take_as_long_have_one_width_too():
+    networks = drawn(60, 1)
+    assert len(fit_model(ONE, None, networks, [5000.0] * 60).spread_by_latency) == 1
+
+
 def test_an_interval_never_reaches_below_nothing():
     model = replace(fitted(), spread_pct=250.0)
     low, high = model.interval_us(drawn(1, 3)[0])
@@ -216,6 +281,8 @@ def test_no_prediction_falls_below_a_share_of_its_kernels_sum():
         {"covariance": ((1.0,) * 7,) * 6},
         {"covariance": ((1.0,) * 6,) * 7},
         {"covariance": ((float("inf"),) * 7,) * 7},
+        {"spread_by_latency": ((2.0, 1.0), (1.0, 1.0))},
+        {"spread_by_latency": ((1.0, float("nan")),)},
         {"spread_pct": -1.0},
         {"spread_pct": float("nan")},
         {"residual_pct": float("inf")},

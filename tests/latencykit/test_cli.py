@@ -39,8 +39,20 @@ from tests.latencykit.made_up import TINY, TINY_JSON, FakeWorkers, unhurried
 
 COMMANDS = [
     *("build", "show", "sample", "validate", "predict", "measure", "doctor", "verify"),
-    *("compare", "selftest"),
+    *("compare", "selftest", "kit"),
 ]
+
+
+def leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command by its words, those of groups within the group too."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        words = f"{before}{name}"
+        found |= leaves(command, f"{words} ") if isinstance(command, click.Group) else {words: command}
+    return found
+
+
+LEAVES = leaves(cli)
 TOO_MANY = str(len(physical_cpus()) + 1)
 
 
@@ -140,23 +152,23 @@ def test_every_command_of_the_contract_is_in_the_group_s_help(name: str, tool: T
     assert len(line.split()) > 3
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_command_s_help_shows_an_example_of_itself(name: str, tool: Tool):
     for option in ("--help", "-h"):
-        shown = tool(name, option)
+        shown = tool(*name.split(), option)
         assert shown.code == 0
         assert f"Example: latencykit {name}" in " ".join(shown.out.split())
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_command_can_speak_json(name: str):
-    options = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    options = {option for parameter in LEAVES[name].params for option in parameter.opts}
     assert "--json" in options
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_option_that_counts_threads_counts_four_unless_told_otherwise(name: str):
-    for parameter in cli.commands[name].params:
+    for parameter in LEAVES[name].params:
         if isinstance(parameter, click.Option) and "--threads" in parameter.opts and name != "show":
             assert str(parameter.default) == "4"
 
@@ -786,7 +798,7 @@ def test_a_validation_of_a_table_without_the_networks_kernels_is_code_3(tool: To
 
 def test_progress_is_on_standard_error_and_the_result_alone_on_standard_output(tmp_path: Path, space: Path):
     words = ["sample", "--seed", "1", "--count", "2", "--out", str(tmp_path / "s"), "--macro", str(space), "--json"]
-    script = "import latencykit.progress as p; p.FIRST_LINE_S = 0; import sys; from latencykit.cli import main; main()"
+    script = "import latencykit.lines as p; p.FIRST_LINE_S = 0; import sys; from latencykit.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
     assert ended.stdout.count("\n") == 1
     assert json.loads(ended.stdout)["command"] == "sample"

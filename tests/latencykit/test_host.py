@@ -151,8 +151,28 @@ def test_py_cpuinfo_gives_what_the_files_of_the_running_system_lack(
     assert (facts.model, facts.vendor, facts.isa) == ("Some CPU", "GenuineIntel", ("avx2", "avx512_vnni"))
 
 
-def test_a_failing_py_cpuinfo_leaves_the_facts_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_else_tells_numpy_gives_the_instruction_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = type(sys)("numpy._core._multiarray_umath")
+    found = {"SSE42": True, "AVX2": True, "FMA3": True, "AVX512VNNI": True, "AVX512F": False, "X86_V3": True}
+    fake.__cpu_features__ = found  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "numpy._core._multiarray_umath", fake)
     monkeypatch.setitem(sys.modules, "cpuinfo", None)
+    monkeypatch.setattr(system_files, "ROOT", tmp_path)
+    facts = read_cpu(tmp_path)
+    assert (facts.model, facts.isa) == (None, ("sse4_2", "fma", "avx2", "avx512_vnni"))
+
+
+def test_numpy_knows_this_processor() -> None:
+    files = set(read_cpu().isa)
+    assert host._isa(host._numpy_flags())
+    assert not files or set(host._isa(host._numpy_flags())) <= files
+
+
+def test_a_failing_py_cpuinfo_leaves_the_facts_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cpuinfo", "numpy._core._multiarray_umath"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(system_files, "ROOT", tmp_path)
     facts = read_cpu(tmp_path)
     assert (facts.model, facts.isa) == (None, ())
@@ -164,7 +184,7 @@ def test_a_simulated_system_never_takes_facts_from_the_running_one(
     def refuse() -> None:
         raise AssertionError("the running system was asked")
 
-    for name in ("_ask_py_cpuinfo", "ask_core_count"):
+    for name in ("_ask_py_cpuinfo", "_numpy_flags", "ask_core_count"):
         monkeypatch.setattr(host, name, refuse)
     assert read_cpu(tmp_path).architecture is None
 

@@ -10,7 +10,7 @@ from latencykit.commands.options import kernels_for, lowered_model
 from latencykit.coverage import network_kernels
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.graph import chain
-from latencykit.host import read_cpu
+from latencykit.instructions import used_cpu
 from latencykit.interpolation import interpolated_row
 from latencykit.kernels import CALL_OVERHEAD
 from latencykit.keys import Primitive
@@ -275,7 +275,7 @@ def test_a_model_of_the_same_instructions_and_runtime_is_lowered_here(files: tup
     table = dataclasses.replace(tiny_table, cpu=other)
     expected = dict(network_kernels(sample_architectures(TINY, 1, seed=3)[0]))
     assert [dict(kernels_for(table, path)) for path in files] == [expected] * 2
-    assert (table.cpu.isa, table.runtime["onnxruntime"]) == (read_cpu().isa, runtime_version())
+    assert (table.cpu.isa, table.runtime["onnxruntime"]) == (used_cpu().isa, runtime_version())
     older = dataclasses.replace(table, runtime={**table.runtime, "onnxruntime": "1.0.0"})
     with pytest.raises(NotComparableError, match=r"onnxruntime 1\.0\.0"):
         kernels_for(older, files[1])

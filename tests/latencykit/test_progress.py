@@ -1,8 +1,10 @@
 import pytest
 from rich.console import Console
 
+from latencykit import lines
 from latencykit import progress as module
-from latencykit.progress import FIRST_LINE_S, LINE_EVERY_S, progress
+from latencykit.lines import FIRST_LINE_S, LINE_EVERY_S
+from latencykit.progress import progress
 
 
 class Clock:
@@ -16,7 +18,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(module, "time", found)
+    for where in (lines, module):
+        monkeypatch.setattr(where, "time", found)
     return found
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from latencykit.errors import UsageError
 from latencykit.macro import Macro
 from latencykit.primitives import ZERO
-from latencykit.sample import sample_architectures
-from latencykit.space import cell_edges, instantiate
+from latencykit.sample import sample_architectures, sparse_architectures
+from latencykit.space import CELL_TYPES, Architecture, cell_edges, instantiate
 from tests.latencykit.running import MACROS, SMALL
 
 
@@ -83,3 +83,37 @@ def test_no_architecture_or_a_negative_seed_is_a_usage_error(count: int, seed: i
 def test_the_papers_space_has_the_median_macs_of_decision_7() -> None:
     macs = [instantiate(architecture).macs / 1e6 for architecture in sample_architectures(Macro(), 60, 1)]
     assert median(macs) == pytest.approx(382, rel=0.05)
+
+
+# The light end
+
+
+def deleted(architectures: list[Architecture]) -> list[float]:
+    """Share of the edges with a `zero` that it was chosen on, network by network."""
+    shares = []
+    for architecture in architectures:
+        edges = [
+            (edge, c) for t in CELL_TYPES for edge, c in zip(cell_edges(t, 3), architecture.choices[t], strict=True)
+        ]
+        chosen = [c == ZERO for edge, c in edges if ZERO in edge.candidates]
+        shares.append(sum(chosen) / len(chosen))
+    return shares
+
+
+def test_sparse_networks_have_ever_more_deleted_edges_and_all_are_whole() -> None:
+    macro = MACROS["small"]
+    shares = np.mean([deleted(sparse_architectures(macro, 20, seed)) for seed in range(8)], axis=0)
+    uniform = float(np.mean(deleted(sample_architectures(macro, 100, 1))))
+    assert abs(shares[0] - uniform) < 0.12
+    assert shares[-1] > 0.7  # every node keeps an edge
+    assert np.corrcoef(np.arange(20), shares)[0, 1] > 0.95
+    lightest, heaviest = (median(instantiate(a).macs for a in found) for found in (
+        sparse_architectures(macro, 20, 1)[-5:], sample_architectures(macro, 20, 1)
+    ))  # fmt: skip
+    assert lightest < 0.8 * heaviest
+
+
+def test_a_sparse_sample_depends_on_its_seed_and_count_alone() -> None:
+    assert sparse_architectures(SMALL, 6, 7) == sparse_architectures(SMALL, 6, 7)
+    assert sparse_architectures(SMALL, 6, 7) != sparse_architectures(SMALL, 6, 8)
+    assert sparse_architectures(SMALL, 0, 7) == []

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latencykit.errors import InputError
+from latencykit.kernels import CALL_OVERHEAD
+from latencykit.macro import Macro
 from latencykit.schema import decode, naming, read_json, to_json
+from tests.latencykit.made_up import CPU
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,28 @@ def test_nested_data_become_dataclasses() -> None:
 )
 def test_what_is_written_reads_back_the_same(tree: Tree) -> None:
     assert decode(Tree, json.loads(json.dumps(to_json(tree))), "here") == tree
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Tree((Leaf(1), Leaf(2, "b")), {"x": Leaf(3)}, {"y": [{"z": (1, None)}], "w": {}}, 0.5),
+        CALL_OVERHEAD,
+        Macro(),
+        CPU,
+        (True, None, "x", [Leaf(1)], {"a": ()}),
+    ],
+    ids=["tree", "kernel", "macro", "cpu", "plain"],
+)
+def test_plain_data_are_what_msgspec_makes_which_a_target_has_not(value: Any) -> None:
+    assert to_json(value) == msgspec.to_builtins(value)
+    assert json.dumps(to_json(value)) == json.dumps(msgspec.to_builtins(value))
+
+
+@pytest.mark.parametrize("value", [np.float64(1.5), np.array([1]), object(), Path("x")])
+def test_what_has_no_json_form_is_a_type_error(value: Any) -> None:
+    with pytest.raises(TypeError, match="has no JSON form"):
+        to_json({"a": [value]})
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,8 @@ def test_the_frozen_table_of_schema_2_loads_for_ever(tmp_path: Path):
     assert table.validations[0]["levels"]["kernel"]["calibrated"]["mape_pct"] == 1.75
     assert table.parents == ("5ae1" * 16,)
     found = predict_kernels(table, ONE, pairs[0].kernels)
-    assert (found.latency_us, found.raw_us) == pytest.approx((68.539074, 28.552000))
-    assert found.interval_us == pytest.approx((65.225036, 71.853112))
+    assert (found.latency_us, found.raw_us) == pytest.approx((68.105393, 28.552000))
+    assert found.interval_us == pytest.approx((65.042166, 71.168621))
     costs = cost(table, ONE, ONE_NODE, pace_hz=30.0)
     assert (costs.fixed_ms, costs.residual_pct) == (3.25, 1.25)
     assert costs.total_ms(pairs[0].network) == pytest.approx(5.832677)
@@ -332,6 +332,13 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "a model with very many coefficients": lambda data: data["models"][0].update(
         coefficients={str(n): 0.0 for n in range(101)}, covariance=[[0.0] * 101] * 101
     ),
+    "spreads by latency in no order": set_at("models", 0, "spread_by_latency", value=[[2.0, 1.0], [1.0, 1.0]]),
+    "spreads of one latency": set_at("models", 0, "spread_by_latency", value=[[2.0, 1.0], [2.0, 1.0]]),
+    "spreads of no latency": set_at("models", 0, "spread_by_latency", value=[[0.0, 1.0]]),
+    "spreads below nothing": set_at("models", 0, "spread_by_latency", value=[[2.0, -1.0]]),
+    "spreads beyond all": set_at("models", 0, "spread_by_latency", value=[[2.0, 1e300]]),
+    "very many spreads": set_at("models", 0, "spread_by_latency", value=[[1.0 + n, 1.0] for n in range(101)]),
+    "a spread of three figures": set_at("models", 0, "spread_by_latency", value=[[1.0, 1.0, 1.0]]),
     "a model at a pace of 0": set_at("models", 0, "pace_hz", value=0.0),
     "an edge of an unknown macro configuration": lambda data: first_edge(data).update(macro=1),
     "an edge of a macro configuration before the list": lambda data: first_edge(data).update(macro=-1),

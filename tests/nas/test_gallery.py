@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from latencykit.errors import InputError, MissingRowError
-from latencykit.table_file import load_table
+from latencykit.table_file import load_table, table_checksum
 from nas.config import load_run
 from nas.data import load
 from nas.gallery import summarise

@@ -8,11 +8,10 @@ from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
 from latencykit.bench import MeasuredModel
 from latencykit.edges import cost
-from latencykit.errors import InputError, NotComparableError
+from latencykit.errors import NotComparableError
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
-from latencykit.table_file import load_table
+from latencykit.table_file import load_table, save_table, table_checksum
 from nas import latency
 from nas.latency import ensure_table, measure_rows, search_costs, validate_table
 from tests.nas.tiny_run import MACRO, short_protocols
@@ -32,25 +31,44 @@ def table_file(finished_run, tmp_path):
 def test_a_table_that_covers_the_rows_is_taken_as_it_is(table_file, monkeypatch):
     before = table_file.read_bytes()
     monkeypatch.setattr(latency, "build", refuse)
-    assert ensure_table(table_file, [MACRO], [1]).checksum == load_table(table_file).checksum
+    assert ensure_table(table_file, [MACRO], [1]) == load_table(table_file)
     assert table_file.read_bytes() == before
+
+
+def test_a_table_with_the_rows_edge_costs_serves_whatever_machine_it_is_of(table_file, monkeypatch):
+    whole = load_table(table_file)
+    foreign = replace(whole, cpu=replace(whole.cpu, model="Another CPU", isa=("sve2",)), runtime={"onnxruntime": "0.1"})
+    save_table(foreign, table_file)
+    for name in ("build", "space_needs"):
+        monkeypatch.setattr(latency, name, refuse)
+    assert ensure_table(table_file, [MACRO], [1]).cpu.model == "Another CPU"
+    assert search_costs(load_table(table_file), 1, MACRO, 30.0).fixed_ms > 0
+
+
+def lacking(table):
+    """The table without edge costs and some primitives, nor the sentinels that short samples make unsteady."""
+    primitives = [row for row in table.rows if row.level == "isolated"]
+    gone = {row.key for row in primitives[::7]}
+    rows = tuple(row for row in table.rows if row.level != "edge" and row.key not in gone)
+    return replace(table, rows=rows, sentinels=())
 
 
 def test_a_table_that_lacks_rows_is_completed_and_keeps_what_it_had(table_file):
     whole = load_table(table_file)
-    lacking = whole.rows[::20]
-    kept = [row for row in whole.rows if row not in lacking]
-    replace(whole, rows=tuple(kept), sentinels=()).save(table_file)  # such short samples make no steady sentinel
+    kept = lacking(whole)
+    save_table(kept, table_file)
     with short_protocols():
         completed = ensure_table(table_file, [MACRO], [1])
     assert {row.key for row in completed.rows} == {row.key for row in whole.rows}
-    assert all(row in completed.rows for row in kept)
-    assert load_table(table_file).checksum == table_checksum(completed)
+    assert all(row in completed.rows for row in kept.rows)
+    assert completed.timings == whole.timings
+    assert load_table(table_file) == completed
+    assert completed.has_edges(Setting(1), MACRO, None)
 
 
 def test_a_lacking_table_of_another_cpu_is_refused_and_left_alone(table_file):
     whole = load_table(table_file)
-    replace(whole, cpu=replace(whole.cpu, model="Another CPU"), rows=whole.rows[1:]).save(table_file)
+    save_table(replace(lacking(whole), cpu=replace(whole.cpu, model="Another CPU")), table_file)
     before = table_file.read_bytes()
     with pytest.raises(NotComparableError, match="Another CPU"):
         ensure_table(table_file, [MACRO], [1])
@@ -75,7 +93,7 @@ def test_a_validation_says_which_table_it_is_of(validated):
     folder, table = validated
     found = json.loads((folder / "validation.json").read_text())
     assert (found["table_sha"], found["n"], found["threads"]) == (table_checksum(table), 2, 1)
-    assert {"isolated", "kernel"} == set(found["levels"])
+    assert {"isolated", "kernel", "edge"} == set(found["levels"])
     assert found["levels"]["kernel"]["raw"]["mape_pct"] >= 0
 
 
@@ -105,39 +123,18 @@ def _change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_costs_come_back_from_disk_as_they_were_fitted(finished_run, tmp_path, monkeypatch):
+def test_a_search_is_steered_by_the_paced_costs_that_the_table_holds(finished_run, monkeypatch):
     table = load_table(finished_run.out / "table.json")
-    monkeypatch.setattr(latency, "FIT_NETWORKS", 10)
-    fitted = search_costs(table, 1, MACRO, tmp_path)
-    monkeypatch.setattr(latency, "cost", refuse)
-    read = search_costs(table, 1, MACRO, tmp_path)
-    assert (read.fixed_ms, read.level, read.residual_pct) == (fitted.fixed_ms, fitted.level, fitted.residual_pct)
-    assert read.edges_ms.keys() == fitted.edges_ms.keys()
-    for cell_type, array in fitted.edges_ms.items():
-        assert read.edges_ms[cell_type].dtype == np.float64
-        np.testing.assert_array_equal(read.edges_ms[cell_type], array)
-    architecture = sample_architectures(MACRO, 1, 3)[0]
-    assert read.total_ms(architecture) == fitted.total_ms(architecture) > 0
-
-
-def test_costs_of_another_fit_have_a_file_of_their_own(finished_run, tmp_path, monkeypatch):
-    table = load_table(finished_run.out / "table.json")
-    for networks in (10, 12):
-        monkeypatch.setattr(latency, "FIT_NETWORKS", networks)
-        found = search_costs(table, 1, MACRO, tmp_path)
-        assert found.fixed_ms == cost(table, table.setting(1), MACRO, networks=networks).fixed_ms
-    assert len(list(tmp_path.glob("*.json"))) == 2
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '{"edges_ms": 3}'])
-def test_a_file_without_costs_is_refused_with_a_remedy(finished_run, tmp_path, monkeypatch, text):
-    table = load_table(finished_run.out / "table.json")
-    monkeypatch.setattr(latency, "FIT_NETWORKS", 10)
-    search_costs(table, 1, MACRO, tmp_path)
-    (path,) = tmp_path.glob("*.json")
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"holds no costs; delete it"):
-        search_costs(table, 1, MACRO, tmp_path)
+    setting = table.setting(1)
+    assert table.has_edges(setting, MACRO, 30.0)
+    monkeypatch.setattr("latencykit.edges.lower_samples", refuse)
+    for asked, found in ((30.0, 30.0), (25.0, None)):  # where it lacks the rhythm, back to back
+        costs = search_costs(table, 1, MACRO, asked)
+        expected = cost(table, setting, MACRO, pace_hz=found)
+        assert (costs.pace_hz, costs.level) == (found, "edge")
+        assert (costs.fixed_ms, costs.residual_pct) == (expected.fixed_ms, expected.residual_pct)
+        for cell_type, array in expected.edges_ms.items():
+            np.testing.assert_array_equal(costs.edges_ms[cell_type], array)
 
 
 def test_models_of_one_architecture_are_timed_once(tmp_path, monkeypatch):

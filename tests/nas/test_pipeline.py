@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
+from latencykit import edges
 from latencykit.bench import MeasuredModel
 from latencykit.lowering import onnx_to_graph
 from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting
-from latencykit.table_file import load_table
+from latencykit.table_file import load_table, table_checksum
 from nas import latency, pipeline
 from nas.config import load_run
 from nas.data import load
@@ -86,7 +87,8 @@ def again(finished_run, work, monkeypatch):
         spy(pipeline, "score_model", lambda args: f"score {args[0].parent.relative_to(work)}")
         spy(latency, "build", lambda args: "build")
         spy(latency, "validate", lambda args: "validate")
-        spy(latency, "cost", lambda args: "cost")
+        spy(latency, "space_needs", lambda args: "lower")
+        spy(edges, "lower_samples", lambda args: "lower")
         monkeypatch.setattr(latency, "measure_models", timed)
         monkeypatch.setattr(pipeline, "load", loaded)
         yield run
@@ -129,7 +131,7 @@ def test_there_is_a_line_for_each_row_seed_split_subset_and_pace(finished_run, d
 def test_every_line_says_where_it_comes_from(finished_run):
     results = read_results(finished_run.out / "results.csv")
     assert {r.config_sha for r in results} == {load_run(finished_run.config).sha256()}
-    assert {r.table_sha for r in results} == {load_table(finished_run.out / "table.json").checksum}
+    assert {r.table_sha for r in results} == {table_checksum(load_table(finished_run.out / "table.json"))}
     assert (finished_run.out / "run.toml").read_text() == CONFIG
     assert all(r.p50_ms and r.p99_ms and r.p99_ms >= r.p50_ms for r in results)
 
@@ -239,7 +241,6 @@ SEED = f"{SEARCHED}/seed0"
         (f"{SEED}/train/training.json", []),
         (f"{SEED}/scores-selection.json", [f"score {SEED}"]),
         (f"{BASELINE}/seed1/scores-valid.json", [f"score {BASELINE}/seed1"]),
-        ("costs", ["cost"]),
         ("validation.png", ["validate"]),
         ("validation.json", ["validate"]),
         ("results.csv", []),

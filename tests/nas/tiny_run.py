@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from latencykit import bench
+from latencykit import bench, edges, sweep
+from latencykit.calibrate import space_needs
 from latencykit.macro import Macro
 from latencykit.measurement import Protocol
 from latencykit.sweep import build
@@ -106,7 +107,11 @@ def short_protocols() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "build", partial(build, protocol=QUICK))
         patch.setattr(latency, "validate", partial(validate, protocol=replace(QUICK, processes=2)))
-        patch.setattr(latency, "FIT_NETWORKS", 10)
+        patch.setattr(latency, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
+        patch.setattr(edges, "HELD_OUT_NETWORKS", 4)
+        patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
+        patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1))
+        patch.setitem(bench.measure_items.__kwdefaults__, "attempts", 1)
         patch.setattr(bench, "NETWORK_PROTOCOL", QUICK)
         patch.setattr(bench, "PACED_SAMPLES", 2)
         patch.setattr(pipeline, "MEASURING_PROCESSES", 1)
