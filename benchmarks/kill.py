@@ -54,8 +54,9 @@ MOST_KILLS = 3
 AIMED, ALONE = 0.2, 0.25
 """Share of kills that wait for the table's writing, and of those that spare the measuring process."""
 ORPHAN_PATIENCE_S = 10.0
-MOST_RESUMES = 20
-"""Resumes of one round, those that the sentinel refused included: another process may make the machine slow."""
+MOST_REFUSALS = 5
+"""How often a sentinel may refuse to resume; it was first measured beside other work, and the round begins anew."""
+MOST_BEGINNINGS = 4
 
 Set = tuple[str, str, int]
 """Setting (JSON), row, process: what must be measured once."""
@@ -273,7 +274,7 @@ def reference(model: Path, folder: Path) -> tuple[set[tuple[str, str]], float]:
 
 
 def one_round(index: int, seed: str, model: Path, folder: Path, wanted: set[tuple[str, str]], build_s: float) -> Round:
-    """Build, kill, resume, look; begin anew where the build ended before its first kill."""
+    """Build, kill, resume, look; begin anew where the build ended before its first kill, or the machine is another."""
     rng = random.Random(f"{seed}/{index}")
     seen = Round(index)
     builder = Builder(model, folder)
@@ -289,11 +290,12 @@ def one_round(index: int, seed: str, model: Path, folder: Path, wanted: set[tupl
         seen.kills.append(Kill(round(seconds, 3), aimed, alone, builder.where, len(everything)))
     else:
         code, _ = builder.run()
-    if not (seen.kills or code):
-        return one_round(index, f"{seed}+", model, folder.with_name(f"{folder.name}+"), wanted, build_s)
-    while code == NotComparableError.exit_code and seen.refused_by_sentinel < MOST_RESUMES:
+    while code == NotComparableError.exit_code and seen.refused_by_sentinel < MOST_REFUSALS:
         seen.refused_by_sentinel += 1  # a busy machine; the message says to run the same command again
         code, _ = builder.run()
+    idle = code == NotComparableError.exit_code or not (seen.kills or code)
+    if idle and folder.name.count("+") < MOST_BEGINNINGS:
+        return one_round(index, f"{seed}+", model, folder.with_name(f"{folder.name}+"), wanted, build_s)
     if code:
         seen.failures.append(f"resumed, the build ends with {code}: {builder.errors.read_text().strip()[-500:]}")
         return seen

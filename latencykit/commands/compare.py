@@ -53,7 +53,7 @@ def compare_command(a: Path, b: Path, margin_pct: float, force: bool, plot: Path
         figure_format(plot)
     found = compare(load_table(a), load_table(b), margin_pct, force=force)
     if plot:
-        save_figure(comparison_figure(found, f"{a.name} to {b.name}"), plot)
+        save_figure(comparison_figure(found, f"A {a}, B {b}"), plot)
     counts = ", ".join(f"{count} {name}" for name, count in found.counts.items() if count)
     data = {"a": str(a), "b": str(b), **comparison_json(found)}
     emit(as_json, "compare", data, _shown(found, counts), found.warnings)
