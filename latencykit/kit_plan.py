@@ -30,7 +30,8 @@ MAX_MACROS = 32
 MAX_NETWORKS = 2_000
 MAX_SEED = 2**31
 MAX_VERSION = 100
-TRIAL_FIT_NETWORKS = 20
+TRIAL_FIT_NETWORKS = 56
+"""Enough for processes to be started that lower them, as in a run that counts."""
 _MODEL_ID = re.compile(r"model-[0-9a-f]{16}")
 _FILE_NAME = re.compile(r"[^/\\:]{1,150}")
 

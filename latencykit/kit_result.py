@@ -143,7 +143,9 @@ def _samples(content: bytes, plan: KitPlan, table: Table) -> dict[Macro, Lowered
     for macro, networks in zip(plan.macros, lowered, strict=True):
         drawn = fit_architectures(macro, plan.fit_networks)
         if [network_id(architecture) for architecture in drawn] != [name for name, _ in networks]:
-            raise InputError(f"{SAMPLES}: its networks are not those that the plan's seed draws here.")
+            raise InputError(
+                f"{SAMPLES}: its networks are not those that the plan's seed draws here; {_versions(plan)}"
+            )
         counts = []
         for architecture, (name, pairs) in zip(drawn, networks, strict=True):
             if not all(0 <= index < len(kernels) for index, _ in pairs) or len(dict(pairs)) < len(pairs):
@@ -152,6 +154,11 @@ def _samples(content: bytes, plan: KitPlan, table: Table) -> dict[Macro, Lowered
             counts.append(network.kernels)
         found[macro] = LoweredSamples(tuple(drawn), tuple(counts), plan.fit_networks)
     return found
+
+
+def _versions(plan: KitPlan) -> str:
+    """What may be in the way beside tampering: seeds may draw other networks in another version."""
+    return f"where the kit is of another latencykit ({plan.latencykit}) than this one, make it again."
 
 
 def _calibration(plan: KitPlan) -> list[list[Architecture]]:
@@ -165,7 +172,7 @@ def _require_networks(table: Table, plan: KitPlan, unseen: Sequence[Architecture
     held = {network.id: network for network in table.networks}
     if held.keys() != {*drawn, *plan.models}:
         odd = min(held.keys() ^ {*drawn, *plan.models})
-        raise InputError(f"{TABLE}: its networks are not those of the plan: {odd}.")
+        raise InputError(f"{TABLE}: its networks are not those of the plan: {odd}; {_versions(plan)}")
     for network in held.values():
         if (network.network is None) != (network.id in plan.models) or (
             network.network is not None and network_id(network.network) != network.id
