@@ -308,14 +308,13 @@ def test_without_edge_rows_costs_are_fitted_here_with_a_step_for_each_network(ti
     assert found.fixed_ms == pytest.approx(stored.fixed_ms, abs=1e-5)
     for cell_type in CELL_TYPES:
         np.testing.assert_allclose(found.edges_ms[cell_type], stored.edges_ms[cell_type], atol=1e-5)
-    (architecture,) = sample_architectures(TINY, 1, seed=99)
-    predicted = predict_kernels(tiny_table, ONE, network_kernels(architecture)).latency_us / 1000
-    assert found.total_ms(architecture) == pytest.approx(predicted, rel=0.8)
+    (fitted,) = sample_architectures(TINY, 1, FIT_SEED)  # fewer networks than costs: each is met
+    predicted = predict_kernels(tiny_table, ONE, network_kernels(fitted)).latency_us / 1000
+    assert found.total_ms(fitted) == pytest.approx(predicted, rel=0.01)
 
 
 def test_costs_of_a_measured_table_have_the_shapes_of_its_cells(tiny_table: Table):
     found = cost(tiny_table, ONE, TINY)
-    assert found.fixed_ms > 0
     assert {cell_type: array.shape for cell_type, array in found.edges_ms.items()} == {
         "down": (9, 5), "up": (9, 5), "contracting": (6, 5), "non_scaling": (6, 5),
     }  # fmt: skip
