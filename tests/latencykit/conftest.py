@@ -15,7 +15,8 @@ from latencykit.space import instantiate
 from latencykit.spec import Sigmoid
 from latencykit.sweep import build, plan_build
 from latencykit.table import Table
-from tests.latencykit.made_up import ONE, QUICK, TINY, unhurried
+from tests.latencykit.command_line import model, small_builds, space, stranger, table, tool  # noqa: F401 - fixtures
+from tests.latencykit.made_up import ONE, QUICK, TINY, FakeWorkers, unhurried
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +46,13 @@ def tiny_table(tiny_needs: SpaceNeeds, tmp_path_factory: pytest.TempPathFactory)
         return build(
             path, plan, Verdict(True, (), read_cpu()), QUICK, fit=lambda t: fit_table(t, tiny_needs.samples)
         ).table
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorkers:
+    return FakeWorkers(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "luts" / "table.json"

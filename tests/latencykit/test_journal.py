@@ -1,0 +1,99 @@
+"""The journal of a build: torn, spoilt, of another machine."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latencykit.doctor import Verdict
+from latencykit.errors import InputError, InterruptedRunError, NotComparableError
+from latencykit.runtime import Setting, runtime_version
+from latencykit.sweep import (
+    Journal,
+)
+from tests.latencykit.building import KEYS, RUNTIME, entries, journal_of, make, stop_after
+from tests.latencykit.made_up import (
+    CPU,
+    ONE,
+    QUICK,
+    FakeWorkers,
+)
+
+
+@pytest.fixture
+def journal(out: Path, workers: FakeWorkers) -> Path:
+    """The journal of a build that was stopped after five sample sets."""
+    with pytest.raises(InterruptedRunError):
+        make(out, advance=stop_after(5))
+    return journal_of(out)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": Verdict(True, (), dataclasses.replace(CPU, model="Another"))},
+        {"verdict": Verdict(True, (), dataclasses.replace(CPU, isa=()))},
+        {"protocol": dataclasses.replace(QUICK, samples=9)},
+    ],
+)
+def test_the_journal_of_another_cpu_or_protocol_is_refused(out: Path, journal: Path, change: dict[str, Any]):
+    before = journal.read_bytes()
+    with pytest.raises(NotComparableError, match="begun on another CPU, runtime or protocol; delete it") as caught:
+        make(out, **change)
+    assert caught.value.exit_code == 4
+    assert journal.read_bytes() == before
+
+
+def test_the_journal_of_another_runtime_is_refused(out: Path, journal: Path):
+    text = journal.read_text()
+    journal.write_text(text.replace(f'"onnxruntime":"{runtime_version()}"', '"onnxruntime":"1.0.0"', 1))
+    with pytest.raises(NotComparableError):
+        make(out)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30])
+def test_a_torn_last_line_is_measured_again(out: Path, journal: Path, workers: FakeWorkers, cut: int):
+    whole = len(entries(journal))
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    opened = Journal(journal, CPU, RUNTIME, QUICK)
+    assert len(opened.samples(ONE)) == (whole if cut == 1 else whole - 1)
+    assert journal.read_bytes().endswith(b"}\n")
+    assert len(make(out).table.rows) == len(KEYS)
+
+
+@pytest.mark.parametrize("text", ["", '{"cpu": {"mod'])
+def test_a_torn_first_line_starts_the_journal_over(out: Path, text: str):
+    out.parent.mkdir()
+    journal_of(out).write_text(text)
+    opened = Journal(journal_of(out), CPU, RUNTIME, QUICK)
+    assert opened.samples(ONE) == []
+    assert Journal(journal_of(out), CPU, RUNTIME, QUICK).samples(ONE) == []  # its first line is whole now
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["[]"], ["3"], ['{"cpu": {}}'], ["my thesis", "by me"], None],
+    ids=["a list", "a number", "half a header", "text", "bytes"],
+)
+def test_a_file_that_is_no_journal_is_refused_and_kept(out: Path, lines: list[str] | None):
+    out.parent.mkdir()
+    content = b"\xff\xfe\n" if lines is None else ("\n".join(lines) + "\n").encode()
+    journal_of(out).write_bytes(content)
+    with pytest.raises(InputError, match="not a build's journal"):
+        Journal(journal_of(out), CPU, RUNTIME, QUICK)
+    assert journal_of(out).read_bytes() == content
+
+
+@pytest.mark.parametrize("line", ["garbage", "{}", "[]", '{"setting": {"threads": 1}, "sample": {"id": "a"}}'])
+def test_a_broken_line_in_the_middle_is_refused(out: Path, journal: Path, line: str):
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    with pytest.raises(InputError, match="not a build's journal"):
+        make(out)
+
+
+def test_samples_are_kept_by_setting(out: Path, journal: Path):
+    opened = Journal(journal, CPU, RUNTIME, QUICK)
+    assert len(opened.samples(ONE)) == len(entries(journal))
+    assert opened.samples(Setting(2)) == []
