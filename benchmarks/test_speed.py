@@ -4,6 +4,7 @@ Nothing here measures a network; the table is made up. Compare two states of the
 `--benchmark-save NAME` and `--benchmark-compare`.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,28 @@ def test_predict_one_network_from_a_warm_table(
     benchmark: BenchmarkFixture, table: Table, kernels: list[Kernel]
 ) -> None:
     assert benchmark(predict_kernels, table, ONE, kernels).latency_us > 0
+
+
+def test_predict_one_network_from_its_architecture(
+    benchmark: BenchmarkFixture, table: Table, architectures: list[Architecture], tmp_path: Path
+) -> None:
+    """The bar is 300 ms: lowered, optimised, cut into kernels, looked up."""
+    benchmark.extra_info["bar_s"] = 0.3
+
+    def predict() -> float:
+        model = bytes(graph_to_onnx(instantiate(architectures[0])).SerializeToString())
+        return predict_kernels(table, ONE, kernels_of(model, ONE, tmp_path)).latency_us
+
+    assert benchmark(predict) > 0
+
+
+def test_price_1000_architectures_by_edge_costs(benchmark: BenchmarkFixture, architectures: list[Architecture]) -> None:
+    """The bar is 100 000 a second."""
+    benchmark.extra_info["bar_s"] = 0.01
+    sums_ms = np.random.default_rng(0).uniform(20, 35, len(architectures))
+    costs = fit_costs(architectures, sums_ms, FITTED)
+    thousand = list(itertools.islice(itertools.cycle(architectures), 1000))
+    assert min(benchmark(lambda: [costs.total_ms(architecture) for architecture in thousand])) > 0
 
 
 def test_lower_a_network_of_the_papers_size(benchmark: BenchmarkFixture, architectures: list[Architecture]) -> None:

@@ -4,7 +4,10 @@
 
 The table must have been built earlier. Networks outside of its space (random macro configurations, hand-made pairs)
 get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there
-is not run again. `bars.md` and `bars.json` are made of the files.
+and of this table is not run again. A machine with neighbours changes its speed: a step during which it was more than
+`OFF_PCT` from what it was in the build, by calibration networks timed along, is run again, and the run nearest to the
+build is kept, whatever it says of the table; the file names what all runs were off. `bars.md` and `bars.json` are made
+of the files.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from typing import Any
 import click
 
 from latencykit.files import write_json, write_text
+from latencykit.table_file import load_table, table_checksum
 
 PACE_HZ = 30
 OTHERS = 24
 """Networks of each set outside of the space."""
+OFF_PCT, RUNS = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,18 @@ class Step:
 
 STEPS = (
     Step("stride1", ("--networks", "100", "--seed", "11", "--set", "all", "--processes", "6"), drawn=True),
-    Step("stride2", ("--networks", "40", "--seed", "11", "--stride", "2", "--processes", "6")),
-    Step("stride4", ("--networks", "40", "--seed", "11", "--stride", "4", "--processes", "6")),
-    Step("mixed", ("--networks", str(OTHERS), "--seed", "11", "--set", "mixed")),
-    Step("unet", ("--networks", str(OTHERS), "--seed", "11", "--set", "unet")),
-    Step("paced1", ("--networks", "24", "--seed", "11", "--pace", str(PACE_HZ))),
-    Step("paced4", ("--networks", "24", "--seed", "11", "--stride", "4", "--pace", str(PACE_HZ))),
+    Step("stride2", ("--networks", "40", "--seed", "11", "--stride", "2", "--processes", "10")),
+    Step("stride4", ("--networks", "40", "--seed", "11", "--stride", "4", "--processes", "10")),
+    Step("mixed", ("--networks", str(OTHERS), "--seed", "11", "--set", "mixed", "--processes", "8")),
+    Step("unet", ("--networks", str(OTHERS), "--seed", "11", "--set", "unet", "--processes", "8")),
+    Step("paced1", ("--networks", "24", "--seed", "11", "--pace", str(PACE_HZ), "--processes", "8")),
+    Step("paced4", ("--networks", "24", "--seed", "11", "--stride", "4", "--pace", str(PACE_HZ), "--processes", "8")),
 )
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure, where it is found, and what it must be at least."""
+    """A figure, where it is found, and what it may be at most, or `above`: must be at least."""
 
     what: str
     step: str
@@ -82,32 +87,47 @@ BARS = (
 @click.option("--threads", default="1,2", show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def main(table: Path, threads: str, out: Path) -> None:
-    """Run what has not been run and tabulate."""
+    """Run what has not been run of this table and tabulate."""
     counts = [int(count) for count in threads.split(",")]
     _add_other_kernels(table, threads, out)
+    sha = table_checksum(load_table(table))
     for count in counts:
         for step in STEPS:
-            path = out / f"{step.name}-{count}.json"
-            if not path.exists():
-                plot = ["--plot", str(path.with_suffix(".png"))] if step.drawn else []
-                words = ["validate", str(table), "--threads", str(count), *step.options, *plot]
-                write_json(path, _latencykit(*words))
+            _validate(step, ["validate", str(table), "--threads", str(count), *step.options], out, count, sha)
     lines = [_line(bar, counts, out) for bar in BARS]
     write_json(out / "bars.json", lines)
     write_text(out / "bars.md", _markdown(lines, counts))
     print(_markdown(lines, counts))
 
 
+def _validate(step: Step, words: list[str], out: Path, threads: int, sha: str) -> None:
+    """Run a step until the machine is as fast as in the build, at most `RUNS` times; keep the nearest."""
+    path = out / f"{step.name}-{threads}.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("table_sha") != sha:
+        kept = {}
+    while not kept or (abs(kept["slowdown_pct"]) > OFF_PCT and len(kept["slowdowns_of_all_runs_pct"]) < RUNS):
+        plot = path.with_suffix(".new.png")
+        found = _latencykit(*words, *(["--plot", str(plot)] if step.drawn else []))
+        if found["slowdown_pct"] is None:
+            sys.exit(f"{words[1]} has no cost model of this rhythm: build it with its networks")
+        off = [*kept.get("slowdowns_of_all_runs_pct", []), found["slowdown_pct"]]
+        if not kept or abs(found["slowdown_pct"]) < abs(kept["slowdown_pct"]):
+            kept = found
+            if step.drawn:
+                plot.replace(path.with_suffix(".png"))
+        plot.unlink(missing_ok=True)
+        kept = {**kept, "table_sha": sha, "slowdowns_of_all_runs_pct": off}
+        write_json(path, kept)
+
+
 def _add_other_kernels(table: Path, threads: str, out: Path) -> None:
-    done = out / f"added-{threads}.json"
-    if done.exists():
-        return
     words = []
     for name in ("mixed", "unet"):
         folder = out / "samples" / name
         _latencykit("sample", "--set", name, "--seed", "11", "--count", str(OTHERS), "--out", str(folder))
         words += [word for path in sorted(folder.glob("*.json")) for word in ("--add", str(path))]
-    write_json(done, _latencykit("build", "--out", str(table), "--threads", threads, "--only-added", *words))
+    _latencykit("build", "--out", str(table), "--threads", threads, "--only-added", *words)
 
 
 def _latencykit(*words: str) -> Any:
@@ -120,26 +140,38 @@ def _line(bar: Bar, counts: list[int], out: Path) -> dict[str, Any]:
     line: dict[str, Any] = {"what": bar.what, "bar": bar.bar, "above": bar.above}
     for count in counts:
         found = json.loads((out / f"{bar.step}-{count}.json").read_text(encoding="utf-8"))
-        part = found["sets"][bar.chosen_from] if bar.chosen_from else found
+        part, at_build = (
+            whole["sets"][bar.chosen_from] if bar.chosen_from else whole for whole in (found, found["at_build_speed"])
+        )
         kernel = part["levels"]["kernel"]
-        value = part[bar.figure] if bar.figure in part else kernel["calibrated"][bar.figure]
-        reached = value >= bar.bar if bar.above else value <= bar.bar
+        value, at_build_speed = _figure(part, bar), _figure(at_build, bar)
         line[str(count)] = {
-            "value": value, "reached": reached, "n": part["n"], "raw_mape_pct": kernel["raw"]["mape_pct"],
+            "value": value, "reached": _reached(value, bar), "slowdown_pct": found["slowdown_pct"],
+            "at_build_speed": at_build_speed, "reached_at_build_speed": _reached(at_build_speed, bar),
+            "n": part["n"], "raw_mape_pct": kernel["raw"]["mape_pct"],
             "constant_mape_pct": part["constant"]["mape_pct"], "macs_mape_pct": part["macs"]["mape_pct"],
             "repeat_mape_pct": part["repeat"]["mape_pct"],
         }  # fmt: skip
     return line
 
 
+def _figure(part: dict[str, Any], bar: Bar) -> float:
+    return part[bar.figure] if bar.figure in part else part["levels"]["kernel"]["calibrated"][bar.figure]
+
+
+def _reached(value: float, bar: Bar) -> bool:
+    return value >= bar.bar if bar.above else value <= bar.bar
+
+
 def _markdown(lines: list[dict[str, Any]], counts: list[int]) -> str:
-    heads = [f"{count} thread{'s' if count > 1 else ''}" for count in counts]
-    table = ["| figure | bar | " + " | ".join(heads) + " |", "|---|---:|" + "---:|" * len(counts)]
+    heads = [f"{count} thread{'s' if count > 1 else ''} | at the build's speed" for count in counts]
+    table = ["| figure | bar | " + " | ".join(heads) + " |", "|---|---:|" + "---:|---:|" * len(counts)]
     for line in lines:
         cells = []
         for count in counts:
             found = line[str(count)]
-            cells.append(f"{found['value']:.3g}" + ("" if found["reached"] else " (missed)"))
+            for figure, reached in (("value", "reached"), ("at_build_speed", "reached_at_build_speed")):
+                cells.append(f"{found[figure]:.3g}" + ("" if found[reached] else " (missed)"))
         table.append(f"| {line['what']} | {'>=' if line['above'] else '<='} {line['bar']:g} | {' | '.join(cells)} |")
     return "\n".join(table) + "\n"
 

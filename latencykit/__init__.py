@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latencykit.agreement import Validation
     from latencykit.architecture import network_graph, read_architecture, write_architecture
     from latencykit.baselines import Baseline, baseline_graph
     from latencykit.bench import measure
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from latencykit.predict import predict_graph, predict_isolated, predict_kernels
     from latencykit.runtime import Session, Setting
     from latencykit.sample import sample_architectures
+    from latencykit.selection import choose_networks
     from latencykit.selftest import SelfTest, selftest
     from latencykit.space import Architecture, instantiate, template
     from latencykit.table import Table
     from latencykit.table_file import load_table, save_table
-    from latencykit.validate import Validation, choose_networks, validate
+    from latencykit.validate import validate
 
 _HOMES = {
     "Architecture": "space",
@@ -47,10 +49,10 @@ _HOMES = {
     "Session": "runtime",
     "Setting": "runtime",
     "Table": "table",
-    "Validation": "validate",
+    "Validation": "agreement",
     "baseline_graph": "baselines",
     "check_outside": "outside",
-    "choose_networks": "validate",
+    "choose_networks": "selection",
     "cost": "edges",
     "compare": "compare",
     "doctor": "doctor",

@@ -31,6 +31,9 @@ NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
 VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=30, processes=4)
 """Networks that a table is put to the test with; an even number of processes, whose halves give the repeatability."""
 
+PACED_VALIDATION_SAMPLES = 10
+"""Of a process that validates at a rhythm: processes differ more than calls."""
+
 PACED_SAMPLES = 120
 """Calls in a paced process: four seconds at 30 a second."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latencykit.calibration import FEWEST_NETWORKS, CostModel, fit_model
+from latencykit.calibration import FEWEST_NETWORKS, CostModel, drift_of, fit_model
 from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
 from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges, held_out, lower_samples
 from latencykit.kernels import CALL_OVERHEAD, Kernel
@@ -94,7 +94,12 @@ def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
     without rows for all kernels of a configuration gets no edge costs of it.
     """
     before, table = table.models, replace(table, models=tuple(_models(table)))
-    changed = {(m.setting, m.pace_hz) for m in table.models if m not in before}
+    known = {(model.setting, model.pace_hz): model for model in before}
+    changed = {
+        rhythm
+        for model in table.models
+        if (rhythm := (model.setting, model.pace_hz)) not in known or not _same_costs(model, known[rhythm])
+    }
     rows: list[Row] = []
     for setting in table.settings:
         for macro, lowered in samples.items():
@@ -119,18 +124,25 @@ def _models(table: Table) -> list[CostModel]:
             continue
         networks = [table.network(timing.network) for timing in timings]
         seen = [network_features(table, setting, network.kernels) for network in networks if network]
-        model, before = fit_model(setting, pace_hz, seen, [t.median_us for t in timings]), table.model(setting, pace_hz)
+        model = fit_model(setting, pace_hz, seen, [t.median_us for t in timings], drift_of(timings))
+        before = table.model(setting, pace_hz)
         found.append(before if before is not None and _alike(model, before) else model)
     return found
 
 
 def _alike(a: CostModel, b: CostModel) -> bool:
     """Whether two models differ by rounding at most, as those of one table fitted on two machines do."""
-    shapes = [(m.networks, m.coefficients.keys(), len(m.spread_by_latency)) for m in (a, b)]
-    if shapes[0] != shapes[1]:
+    if (a.networks, len(a.spread_by_latency)) != (b.networks, len(b.spread_by_latency)) or not _same_costs(a, b):
         return False
-    spreads = ([*itertools.chain.from_iterable(m.spread_by_latency)] for m in (a, b))
     one, other = (
-        [*m.coefficients.values(), m.spread_pct, m.residual_pct, *s] for m, s in zip((a, b), spreads, strict=True)
+        [m.spread_pct, m.residual_pct, m.drift_pct, *itertools.chain.from_iterable(m.spread_by_latency)] for m in (a, b)
     )
+    return np.allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def _same_costs(a: CostModel, b: CostModel) -> bool:
+    """Whether two models make the same of a network, however wide their intervals are."""
+    if a.coefficients.keys() != b.coefficients.keys():
+        return False
+    one, other = ([m.coefficients[name] for name in a.coefficients] for m in (a, b))
     return np.allclose(one, other, rtol=1e-6, atol=1e-9)

@@ -108,6 +108,7 @@ class CostModel:
             predicted from all others, lie within.
         residual_pct: mean absolute error of these predictions.
         networks: how many there were.
+        drift_pct: the same, independent of the network: the machine is not equally fast at all times.
         spread_by_latency: the same half width at several latencies (microseconds, percent), ascending, where there were
             networks enough to tell: a small network's error is another than a large one's.
     """
@@ -120,6 +121,7 @@ class CostModel:
     residual_pct: float
     networks: int
     spread_by_latency: tuple[tuple[float, float], ...] = ()
+    drift_pct: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"cost model of {self.setting}"
@@ -130,8 +132,9 @@ class CostModel:
         figures = (*self.coefficients.values(), *itertools.chain.from_iterable(self.covariance))
         if not all(abs(figure) <= LONGEST_US for figure in figures):
             raise InputError(f"{where}: a coefficient is no plausible number: {figures}.")
-        if not (0 <= self.spread_pct <= LONGEST_US and 0 <= self.residual_pct <= LONGEST_US):
-            raise InputError(f"{where}: an error of {self.spread_pct} % or {self.residual_pct} %; expected 0 or more.")
+        errors = (self.spread_pct, self.residual_pct, self.drift_pct)
+        if not all(0 <= error <= LONGEST_US for error in errors):
+            raise InputError(f"{where}: an error of {' or '.join(map(str, errors))} %; expected 0 or more.")
         places = [place for place, _ in self.spread_by_latency]
         if (
             len(places) > MOST_FEATURES
@@ -161,16 +164,22 @@ class CostModel:
         if self.spread_by_latency:
             places, spreads = zip(*self.spread_by_latency, strict=True)
             spread_pct = float(np.interp(math.log(latency_us), np.log(places), spreads))
-        half = spread_pct / 100 * math.sqrt(1 + unlike)
+        half = math.hypot(spread_pct * math.sqrt(1 + unlike), self.drift_pct) / 100
         return latency_us * max(0.0, 1 - half), latency_us * (1 + half)
 
 
 def fit_model(
-    setting: Setting, pace_hz: float | None, networks: Sequence[Features], measured_us: Sequence[float]
+    setting: Setting,
+    pace_hz: float | None,
+    networks: Sequence[Features],
+    measured_us: Sequence[float],
+    drift_pct: float = 0.0,
 ) -> CostModel:
     """Ridge regression of relative errors towards the plain sum, its strength chosen by leave-one-out.
 
     The interval is a split conformal one of these errors, each divided by how unlike the others its network is.
+    `drift_pct` joins it as an independent error: at another time the machine is as fast as for another process
+    (`drift_of`).
 
     Raises:
         InputError: fewer than `FEWEST_NETWORKS` networks.
@@ -194,7 +203,22 @@ def fit_model(
         float(100 * np.abs(errors).mean()),
         len(networks),
         _spread_by_latency(typical, target),
+        drift_pct,
     )
+
+
+def drift_of(timings: Sequence[NetworkTiming]) -> float:
+    """How far all networks together were off in the processes that differ most from the others, percent.
+
+    Of the networks of each number of processes by themselves, where they are enough to tell; 0 where none are.
+    """
+    found = [0.0]
+    for processes in {len(timing.medians_us) for timing in timings}:
+        medians = np.array([timing.medians_us for timing in timings if len(timing.medians_us) == processes])
+        if len(medians) >= FEWEST_NETWORKS:
+            speeds = np.median(medians / np.median(medians, axis=1, keepdims=True), axis=0)
+            found.append(float(100 * np.abs(speeds - 1).max()))
+    return max(found)
 
 
 def _spread_by_latency(

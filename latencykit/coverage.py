@@ -14,11 +14,11 @@ from pathlib import Path
 
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.keys import Primitive
-from latencykit.lowering import graph_to_onnx
+from latencykit.lowering import network_onnx
 from latencykit.macro import Macro
 from latencykit.primitives import PRIMITIVES, ZERO
 from latencykit.runtime import Setting
-from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, instantiate, template
+from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, template
 from latencykit.spec import Add, Relu
 from latencykit.topology import allowed_cpus
 
@@ -59,7 +59,7 @@ def space_primitives(macro: Macro) -> list[Primitive]:
 
 def network_kernels(architecture: Architecture) -> Counter[Kernel]:
     """The kernels that one architecture runs on this CPU; they do not depend on the number of threads."""
-    model = graph_to_onnx(instantiate(architecture)).SerializeToString()
+    model = network_onnx(architecture)
     with tempfile.TemporaryDirectory() as scratch:
         return Counter(kernels_of(model, Setting(threads=1, pinned=False), Path(scratch)))
 

@@ -30,7 +30,7 @@ from latencykit.table import Row, Table
 
 CANDIDATES = 5
 """Width of a cost array: the most candidates that an edge has (Table I)."""
-FIT_NETWORKS = 480
+FIT_NETWORKS = 960
 FEWEST_HELD_OUT = 4
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6
@@ -177,18 +177,22 @@ def _stored_costs(table: Table, setting: Setting, macro: Macro, pace_hz: float |
 
 
 def fit_costs(architectures: Sequence[Architecture], sums_ms: NDArray[np.float64], networks: int) -> SearchCosts:
-    """Least squares of additive edge costs on the first `networks` architectures; the residual is from the others.
+    """Least squares, of relative errors, on the first `networks` architectures; the residual is from the others.
 
     Where no network is without an edge - it has no `zero` candidate, or is its node's only one - just differences are
     determined: its cheapest candidate is put at 0 and the rest into the fixed cost.
     """
     nodes = architectures[0].macro.cell_nodes
     design = np.stack([_one_hot(architecture) for architecture in architectures])
-    fitted, mean = design[:networks], design[:networks].mean(axis=0)  # mean: how often each candidate was drawn
+    fitted, target = design[:networks], sums_ms[:networks]
+    trust = np.square(1 / target)
+    trust = trust / trust.sum()  # errors count relative to their target
+    mean = trust @ fitted  # how often each candidate was drawn
+    mean_ms = float(trust @ target)
     centred = fitted - mean
-    gram = centred.T @ centred + _RIDGE * networks * np.eye(design.shape[1])
-    weights = np.linalg.solve(gram, centred.T @ (sums_ms[:networks] - sums_ms[:networks].mean()))
-    fixed = float(sums_ms[:networks].mean() - mean @ weights)
+    gram = centred.T @ (trust[:, None] * centred) + _RIDGE * np.eye(design.shape[1])
+    weights = np.asarray(np.linalg.solve(gram, centred.T @ (trust * (target - mean_ms))), np.float64)
+    fixed = mean_ms - float(mean @ weights)
     held_out = slice(networks, None) if len(architectures) > networks else slice(None)
     errors = np.abs(design[held_out] @ weights + fixed - sums_ms[held_out]) / sums_ms[held_out]
     edges: dict[CellType, NDArray[np.float64]] = {}

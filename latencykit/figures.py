@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from latencykit.agreement import Validation
 from latencykit.errors import UsageError
 from latencykit.files import write_bytes
 from latencykit.keys import Level
 from latencykit.predict import Prediction
-from latencykit.validate import Validation
 
 FORMATS = ("png", "svg", "pdf")
 """Suffixes that a figure's path may have."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from latencykit.agreement import Validation, summarise
 from latencykit.bench import UNSTEADY
 from latencykit.calibrate import fit_table
 from latencykit.errors import InputError
@@ -21,6 +22,7 @@ from latencykit.kernels import Kernel
 from latencykit.keys import Edge
 from latencykit.kit_plan import TABLE, KitPlan
 from latencykit.kit_result import Outlines, Result, Timings, read_result
+from latencykit.levels import Predictor
 from latencykit.macro import Macro
 from latencykit.outside import outside_outlines
 from latencykit.predict import network_features, predict_kernels
@@ -30,7 +32,6 @@ from latencykit.schema import to_json
 from latencykit.space import Architecture
 from latencykit.table import Table, network_id
 from latencykit.table_file import table_checksum
-from latencykit.validate import Predictor, Validation, summarise
 
 TOLERANCE = 1e-3
 """Relative difference of a fit that was made there and one made here: another processor rounds otherwise."""

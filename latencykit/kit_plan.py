@@ -20,8 +20,8 @@ from latencykit.sample import sample_architectures
 from latencykit.schema import parse_json, to_json
 from latencykit.space import Architecture
 
-KIT_FORMAT = 1
-"""Raised where a kit's or result's files change, and where the same seeds draw other networks (tested)."""
+KIT_FORMAT = 2
+"""Raised where files of a kit or result change, the same seeds draw other networks (tested), or fits change."""
 MANIFEST, PLAN = "MANIFEST", "plan.json"
 TABLE, SAMPLES, VALIDATION, GRAPHS = "table.json", "samples.json", "validation.json", "optimised"
 VALIDATION_NETWORKS = 40

@@ -23,12 +23,13 @@ from latencykit.doctor import Verdict, doctor, require_fit
 from latencykit.errors import InputError, InterruptedRunError, LatencyKitError, UnfitError, UsageError
 from latencykit.files import read_bytes, remove_leftovers
 from latencykit.instructions import as_used
+from latencykit.journal import Journal
 from latencykit.kit_plan import MANIFEST, PLAN, KitPlan, plan_from_bytes, require_manifest
 from latencykit.kit_work import lower, result_files, time_networks, timings_json
 from latencykit.lines import lines
 from latencykit.measurement import Protocol
-from latencykit.runtime import Setting
-from latencykit.sweep import ROW_PROTOCOL, Journal, measure_plan, runtime_versions
+from latencykit.runtime import Setting, runtime_versions
+from latencykit.sweep import NETWORK_PROTOCOLS, ROW_PROTOCOL, measure_plan
 from latencykit.topology import ask_core_count, check_threads, physical_cpus
 
 USUAL_THREADS = 4
@@ -79,7 +80,9 @@ def run(folder: Path, out: Path, threads: str | None = None, force: bool = False
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     journal, later = (
-        Journal(out.with_name(f"{out.name}.{name}"), as_used(verdict.cpu), runtime_versions(), protocol)
+        Journal(
+            out.with_name(f"{out.name}.{name}"), as_used(verdict.cpu), runtime_versions(), protocol, NETWORK_PROTOCOLS
+        )
         for name, protocol in (("journal", rows), ("validation.journal", checks))
     )
     work = lower(plan, kit.models)

@@ -17,13 +17,14 @@ from latencykit.coverage import lower_all
 from latencykit.edges import LoweredSamples
 from latencykit.errors import InputError
 from latencykit.evidence import evidence
+from latencykit.journal import Journal, measure_batch
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.kit_plan import GRAPHS, MANIFEST, PLAN, SAMPLES, TABLE, VALIDATION, KitPlan, manifest_of, plan_to_bytes
 from latencykit.lines import lines
 from latencykit.macro import Macro
 from latencykit.runtime import Setting, optimise
 from latencykit.schema import to_json
-from latencykit.sweep import Journal, Plan, measure_batch, network_model, plan_build
+from latencykit.sweep import Plan, network_model, plan_build
 from latencykit.table import LoweredNetwork, Table, network_id
 from latencykit.table_file import save_table
 

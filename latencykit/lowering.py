@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from latencykit.architecture import Network, network_graph
 from latencykit.bounds import MAX_PARAMETERS, require_at_most
 from latencykit.errors import InputError
 from latencykit.graph import Graph, Node, graph_from_json, graph_to_json
@@ -113,6 +114,11 @@ def onnx_to_graph(model: onnx.ModelProto | bytes, where: str) -> tuple[Graph, di
             raise InputError(f"its weights are damaged: {error}") from error
         _check_weights(graph, weights)
     return graph, weights
+
+
+def network_onnx(network: Network) -> bytes:
+    """The ONNX of a pair with random weights."""
+    return bytes(graph_to_onnx(network_graph(network)).SerializeToString())
 
 
 def weight_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:

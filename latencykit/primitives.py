@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Literal
 
 from latencykit.errors import InputError
@@ -21,6 +22,7 @@ ZERO = "zero"
 DILATION = 2  # decision 9
 
 
+@cache
 def primitive_operations(primitive: str, channels: int, activation: Activation = "relu") -> tuple[Operation, ...]:
     """The operations of a primitive on maps of `channels` channels, 3 x 3 kernels throughout (Table I, decision 9).
 

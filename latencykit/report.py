@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 from rich.table import Table as Grid
 
+from latencykit.agreement import Agreement, ValidatedNetwork, Validation
 from latencykit.bench import MeasuredModel
 from latencykit.kernels import Kernel
 from latencykit.predict import Prediction
-from latencykit.validate import Agreement, ValidatedNetwork, Validation
 
 SHOWN_KERNELS = 25
 
@@ -90,14 +90,20 @@ def validation_json(validation: Validation) -> dict[str, Any]:
 
 def validation_summary(validation: Validation) -> dict[str, Any]:
     """The figures alone, for all networks and by set."""
-    sets = {name: _figures(part) for name, part in validation.by_set().items()}
+    at_build = validation.at_build_speed
     return {
         "threads": validation.setting.threads,
         "pace_hz": validation.pace_hz or 0,
         "unsteady": validation.unsteady,
-        **_figures(validation),
-        "sets": sets,
+        "slowdown_pct": validation.slowdown_pct,
+        **_figures_by_set(validation),
+        "at_build_speed": _figures_by_set(at_build) if at_build else None,
     }
+
+
+def _figures_by_set(validation: Validation) -> dict[str, Any]:
+    sets = {name: _figures(part) for name, part in validation.by_set().items()}
+    return {**_figures(validation), "sets": sets}
 
 
 def _figures(validation: Validation) -> dict[str, Any]:
@@ -144,9 +150,12 @@ def validation_grid(validation: Validation) -> Grid:
     others = [("a constant", validation.constant), ("MACs", validation.macs), ("measured again", validation.repeat)]
     for name, fit in others:
         _add_fit(grid, name, fit, validation)
-    parts = validation.by_set()
-    for name, part in parts.items() if len(parts) > 1 else ():
-        _add_fit(grid, f"kernel level, {name}", part.calibrated.get("kernel", part.raw["kernel"]), part)
+    for word, whole in (("", validation), (" at the build's speed", validation.at_build_speed)):
+        parts = whole.by_set() if whole else {}
+        if whole and word:
+            _add_fit(grid, f"kernel level{word}", whole.kernel, whole)
+        for name, part in parts.items() if len(parts) > 1 else ():
+            _add_fit(grid, f"kernel level, {name}{word}", part.kernel, part)
     return grid
 
 

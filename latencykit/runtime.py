@@ -7,6 +7,7 @@ read back from the system and returned with the session.
 from __future__ import annotations
 
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,11 @@ _ERRORS_ONLY = 3  # onnxruntime's log severity
 def runtime_version() -> str:
     """Version of onnxruntime."""
     return str(ort.__version__)
+
+
+def runtime_versions() -> dict[str, str]:
+    """What runs here, by package; `onnxruntime` decides what may be compared."""
+    return {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from latencykit.architecture import Network
 from latencykit.baselines import Baseline
-from latencykit.edges import SearchCosts
+from latencykit.calibrate import CALIBRATION_SEED
+from latencykit.coverage import COVERAGE_SEED
+from latencykit.edges import FIT_SEED, SearchCosts, cost
 from latencykit.errors import InputError, UsageError
 from latencykit.macro import ActivationPlace, Head, Macro
 from latencykit.primitives import ZERO
+from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
+from latencykit.table import Table
 
 SetName = Literal["uniform", "tails", "minimisers", "mixed", "unet"]
 TAIL_POOL = 2000
@@ -43,8 +48,12 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
     return [ends[index] for index in np.random.default_rng(seed).permutation(len(ends))[:count]]
 
 
-def minimisers(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Architecture]:
+def minimisers(
+    macro: Macro, costs: SearchCosts, count: int, seed: int, known: Collection[Network] = ()
+) -> list[Architecture]:
     """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs.
+
+    Those among `known`, the table's own calibration networks, prove nothing and are left out.
 
     Raises:
         UsageError: fewer than 1, or more than there are.
@@ -52,12 +61,12 @@ def minimisers(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[
     _require(count, seed)
     rng = np.random.default_rng((seed, count))
     found: list[Architecture] = []
-    fruitless = 0
+    jitter, fruitless = 0.0, 0
     while len(found) < count:
-        jitter = JITTER * bool(found)
         choices = {c: _cheapest(c, macro.cell_nodes, costs, jitter, rng) for c in CELL_TYPES}
-        new = (architecture := Architecture(macro, choices)) not in found
+        new = (architecture := Architecture(macro, choices)) not in (*found, *known)
         found += [architecture] * new
+        jitter = JITTER
         fruitless = 0 if new else fruitless + 1
         if fruitless > FRUITLESS:
             raise UsageError(f"{count} networks that minimise LAT were asked for; {len(found)} were found.")
@@ -140,3 +149,43 @@ def sampled_set(name: str, macro: Macro, count: int, seed: int) -> list[Network]
             return [*unet_family(count, seed)]
         case _:
             raise UsageError(f"no set {name!r} without a table; take uniform, mixed or unet.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A network to validate with, and the set that it comes from."""
+
+    chosen_from: SetName
+    network: Network
+
+
+def choose_networks(
+    table: Table,
+    setting: Setting,
+    macro: Macro,
+    count: int,
+    seed: int,
+    chosen_from: SetName | Literal["all"] = "uniform",
+    pace_hz: float | None = None,
+) -> list[Chosen]:
+    """The networks of a validation; `all` is `count` uniform ones, a quarter as many of the tails, a tenth minimisers.
+
+    Raises:
+        UsageError: fewer than two networks, or a seed that the table was made with.
+    """
+    if count < 2:
+        raise UsageError(f"validate: {count} networks; at least 2 are needed to compare anything.")
+    if seed in (COVERAGE_SEED, FIT_SEED, CALIBRATION_SEED):
+        raise UsageError(f"validate: seed {seed} drew the networks that the table was made with; take another.")
+    if chosen_from in ("uniform", "mixed", "unet"):
+        return [Chosen(chosen_from, network) for network in sampled_set(chosen_from, macro, count, seed)]
+    costs = cost(table, setting, macro, pace_hz=pace_hz)
+    known = [network.network for t in table.timings if (network := table.network(t.network)) and network.network]
+    if chosen_from == "tails":
+        return [Chosen("tails", network) for network in tails(macro, costs, count, seed)]
+    if chosen_from == "minimisers":
+        return [Chosen("minimisers", network) for network in minimisers(macro, costs, count, seed, known)]
+    uniform = [Chosen("uniform", network) for network in sampled_set("uniform", macro, count, seed)]
+    ends = [Chosen("tails", network) for network in tails(macro, costs, max(2, count // 4), seed)]
+    fast = [Chosen("minimisers", network) for network in minimisers(macro, costs, max(2, count // 10), seed, known)]
+    return uniform + ends + fast

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, get_args
 
 from latencykit.builder import (
@@ -131,6 +131,7 @@ class Architecture:
                     )
 
 
+@lru_cache(maxsize=16)
 def template(macro: Macro) -> Graph:
     """The space under a macro configuration as a graph with `Choice` nodes (decisions 2-6, 8, 14)."""
     builder = GraphBuilder({IMAGE: (3, macro.image_size, macro.image_size)})

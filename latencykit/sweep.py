@@ -4,46 +4,40 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from latencykit.architecture import network_graph
-from latencykit.bench import Sample, collect, measure_items, sentinel_us, steadiest
+from latencykit.bench import collect, sentinel_us, steadiest
 from latencykit.calibration import NetworkTiming
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
-from latencykit.files import TEMPORARY, remove_leftovers, write_text
+from latencykit.files import remove_leftovers
 from latencykit.graph import chain
-from latencykit.host import CpuFacts
 from latencykit.instructions import as_used
+from latencykit.journal import Journal, measure_batch
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
-from latencykit.lowering import graph_to_onnx
+from latencykit.lowering import graph_to_onnx, network_onnx
 from latencykit.measurement import Protocol
-from latencykit.runtime import Setting, runtime_version
+from latencykit.runtime import Setting, runtime_versions
 from latencykit.schema import to_json
 from latencykit.spec import Identity, Zero
 from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
 from latencykit.table_file import load_table, save_table, table_checksum
-from latencykit.worker import Item
 
 ROW_PROTOCOL = Protocol(samples=15, block_us=1000, warmup_ms=4, processes=3)
 SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
-SECONDS_A_PACED_SET = 0.7
+SECONDS_A_PACED_SET = 0.4
 CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=20, processes=5)
-PACED_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=20, processes=2)
+PACED_PROTOCOL = Protocol(samples=7, block_us=0, warmup_ms=20, processes=5)
+"""What a short call costs after a pause differs by a tenth between processes, and now and then by a third."""
+NETWORK_PROTOCOLS = (CALIBRATION_PROTOCOL, PACED_PROTOCOL)
 PACE_HZ = 30.0
 """The on-the-fly case (design 13)."""
 KEPT_SENTINELS = 100
@@ -181,7 +175,7 @@ def build(
     if plan.table is not None:
         plan.table.require_same_machine(cpu, runtime)
     remove_leftovers(path)
-    journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol)
+    journal = Journal(path.with_name(f"{path.name}.journal"), cpu, runtime, protocol, NETWORK_PROTOCOLS)
     before = {setting: len(journal.samples(setting)) for setting in plan.settings}
     try:
         table = measure_plan(plan, verdict, journal, advance)
@@ -200,11 +194,6 @@ def build(
     reused = len(plan.wanted) - len(plan.missing)
     wall_s = time.perf_counter() - begin_s
     return Built(replace(table, path=path), len(plan.missing), reused, len(plan.untimed), repeated, wall_s, timed_s)
-
-
-def runtime_versions() -> dict[str, str]:
-    """What runs here, by package; `onnxruntime` decides what may be compared."""
-    return {"onnxruntime": runtime_version(), "python": platform.python_version(), "numpy": np.__version__}
 
 
 def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[[str], object]) -> Table:
@@ -260,43 +249,6 @@ def _merged(held: Sequence[LoweredNetwork], more: Sequence[LoweredNetwork]) -> t
     return tuple(found.values())
 
 
-def measure_batch(
-    models: Mapping[str, tuple[Callable[[], bytes], bool]],
-    setting: Setting,
-    protocol: Protocol,
-    reference_us: float | None,
-    journal: Journal,
-    advance: Callable[[str], object],
-) -> None:
-    """Measure what the journal does not hold yet of some models.
-
-    Args:
-        models: what makes each, since all of them together may be too large, and whether it is to run as it stands.
-        setting: the execution setting.
-        protocol: how often each is called.
-        reference_us: what the sentinel takes at its best.
-        journal: of what was measured; what is measured goes there.
-        advance: told the id of each sample set, those of the journal included.
-    """
-    known = [sample for sample in journal.samples(setting) if sample.id in models]
-    done = {(sample.id, sample.process) for sample in known}
-    for name, _ in done:
-        advance(name)
-    folder = journal.path.parent  # where the next build removes what a killed one leaves
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
-        items = []
-        for name, (model, as_is) in models.items():
-            path = Path(scratch) / f"{name}.onnx"
-            path.write_bytes(model())
-            items.append(Item(name, str(path), as_is))
-        with closing(measure_items(items, setting, protocol, known=known, reference_us=reference_us)) as samples:
-            for sample in samples:
-                journal.append(setting, sample)
-                if (sample.id, sample.process) not in done:
-                    done.add((sample.id, sample.process))
-                    advance(sample.id)
-
-
 def timing_id(network: str, pace_hz: float | None) -> str:
     """What a network's samples are journalled under."""
     return network if pace_hz is None else f"{network}@{pace_hz:g}"
@@ -306,7 +258,7 @@ def network_model(network: LoweredNetwork) -> bytes:
     """The ONNX of a network that the table knows the architecture of."""
     if network.network is None:
         raise InputError(f"{network.id} came as ONNX; only architectures can be calibrated with.")
-    return bytes(graph_to_onnx(network_graph(network.network)).SerializeToString())
+    return network_onnx(network.network)
 
 
 def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
@@ -354,78 +306,3 @@ def _both(doctor: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
     reasons = [*doctor.get("reasons", []), *later["reasons"]]
     unique = {json.dumps(reason, sort_keys=True): reason for reason in reasons}
     return {**later, "fit": doctor.get("fit") is True and verdict.fit, "reasons": list(unique.values())}
-
-
-class Journal:
-    """Samples of unfinished work: a JSON line each, flushed as it comes; the first says where they are from.
-
-    Attributes:
-        path: the file.
-        runtime: versions by package.
-        protocol: of the rows.
-    """
-
-    def __init__(self, path: Path, cpu: CpuFacts, runtime: dict[str, str], protocol: Protocol) -> None:
-        """Open or begin the journal; raises `NotComparableError` where it was begun on another machine or otherwise."""
-        self.path, self.runtime, self.protocol = path, runtime, protocol
-        header = json.loads(json.dumps({"cpu": to_json(cpu), "runtime": runtime, "protocol": to_json(protocol)}))
-        self._entries: list[tuple[Setting, Sample]] = []
-        if path.exists():
-            self._load(_identity(header))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(header)
-
-    def _load(self, identity: Any) -> None:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-            if "\n" not in text:  # killed while the first line was being written
-                self.path.unlink()
-                return
-            lines = text.splitlines()
-            if _identity(json.loads(lines[0])) != identity:
-                raise NotComparableError(
-                    f"{self.path} was begun on another CPU, runtime or protocol; delete it to start over on this one."
-                )
-            for index, line in enumerate(lines[1:], start=1):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    if index == len(lines) - 1:
-                        break  # the line that was being written when the build was killed
-                    raise
-                self._entries.append((Setting(**entry["setting"]), _sample(entry["sample"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.path} is not a build's journal ({error}); delete it to start over.") from error
-        whole = "".join(f"{line}\n" for line in lines[: 1 + len(self._entries)])
-        if whole != text:
-            write_text(self.path, whole)
-
-    def samples(self, setting: Setting) -> list[Sample]:
-        """Samples of a setting so far."""
-        return [sample for found, sample in self._entries if found == setting]
-
-    def append(self, setting: Setting, sample: Sample) -> None:
-        """Add a sample durably."""
-        self._entries.append((setting, sample))
-        self._write({"setting": to_json(setting), "sample": to_json(sample)})
-
-    def _write(self, value: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value, separators=(",", ":")) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        """Delete the journal, its table being written."""
-        self.path.unlink()
-
-
-def _identity(header: Any) -> Any:
-    cpu = header["cpu"]
-    return [cpu["model"], cpu["isa"], cpu["physical_cores"], header["runtime"]["onnxruntime"], header["protocol"]]
-
-
-def _sample(data: dict[str, Any]) -> Sample:
-    lists = ("samples_us", "affinity", "sentinel_us")
-    return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})

@@ -118,7 +118,7 @@ def _content(table: Table) -> dict[str, Any]:
             {"setting": settings.index(s.setting), "medians_us": [round(v, 3) for v in s.medians_us]}
             for s in table.sentinels
         ],
-        "models": [{**to_json(model), "setting": settings.index(model.setting)} for model in table.models],
+        "models": [_model_to_json(model, settings) for model in table.models],
         "validations": [dict(validation) for validation in table.validations],
         "parents": list(table.parents),
         "networks": [
@@ -132,6 +132,11 @@ def _content(table: Table) -> dict[str, Any]:
         "timings": [{**to_json(timing), "setting": settings.index(timing.setting)} for timing in table.timings],
         "rows": [_row_to_json(row, settings, macros) for row in table.rows],
     }
+
+
+def _model_to_json(model: CostModel, settings: list[Setting]) -> dict[str, Any]:
+    data = {**to_json(model), "setting": settings.index(model.setting)}
+    return data if model.drift_pct else {name: value for name, value in data.items() if name != "drift_pct"}
 
 
 def _row_to_json(row: Row, settings: Sequence[Setting], macros: Sequence[Macro]) -> dict[str, Any]:
@@ -190,6 +195,7 @@ def _table(file: _TableFile, path: Path) -> Table:
             CostModel(
                 _listed(file.settings, m.setting, "setting", where),
                 m.pace_hz, m.coefficients, m.covariance, m.spread_pct, m.residual_pct, m.networks, m.spread_by_latency,
+                m.drift_pct,
             )
             for m in file.models
         ),
@@ -298,6 +304,7 @@ class _ModelFile:
     residual_pct: float
     networks: int
     spread_by_latency: tuple[tuple[float, float], ...] = ()
+    drift_pct: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from latencykit.progress import progress
 from latencykit.report import validation_json
 from latencykit.runtime import Setting, runtime_version
 from latencykit.schema import decode, read_json, to_json
+from latencykit.selection import choose_networks
 from latencykit.sweep import build, plan_build
 from latencykit.table import Table
 from latencykit.table_file import load_table, table_checksum
-from latencykit.validate import choose_networks, validate
+from latencykit.validate import timed_networks, validate
 
 VALIDATION_SEED = 7
 MAX_VALIDATION_BYTES = 100_000_000
@@ -68,11 +69,15 @@ def validate_table(table: Table, macro: Macro, threads: int, networks: int, out:
         table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
     except NotComparableError:
         return False
-    chosen = choose_networks(table, table.setting(threads), macro, networks, VALIDATION_SEED)
-    with progress("validate the table", networks * VALIDATION_PROTOCOL.processes) as advance:
-        found = validate(table, table.setting(threads), chosen, seed=VALIDATION_SEED, advance=advance)
+    setting = table.setting(threads)
+    chosen = choose_networks(table, setting, macro, networks, VALIDATION_SEED)
+    journal = out / "validation.journal"
+    total = timed_networks(table, setting, chosen) * VALIDATION_PROTOCOL.processes
+    with progress("validate the table", total) as advance:
+        found = validate(table, setting, chosen, journal=journal, advance=advance)
     save_figure(validation_figure(found), picture)
     write_json(target, {"table_sha": table_checksum(table), "seed": VALIDATION_SEED, **validation_json(found)})
+    journal.unlink()
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from latencykit.console import emit, json_option, threads_option
 from latencykit.figures import figure_format, save_figure, validation_figure
 from latencykit.progress import progress
 from latencykit.report import validation_grid, validation_json, validation_summary
-from latencykit.table_file import save_table
-from latencykit.validate import choose_networks, validate
+from latencykit.schema import to_json
+from latencykit.selection import choose_networks
+from latencykit.table_file import load_table, save_table
+from latencykit.validate import journal_path, timed_networks, validate, validation_protocol
 
 SETS = ("uniform", "tails", "minimisers", "mixed", "unet", "all")
 
@@ -49,7 +52,7 @@ def validate_command(
     """Compare a table's predictions with end-to-end timing of networks that it was not made with.
 
     The networks of the sets mixed and unet lie outside of the paper's space: add their kernels before (latencykit
-    sample --set mixed, latencykit build --add).
+    sample --set mixed, latencykit build --add). Killed, the same command goes on where it was.
 
     Example: latencykit validate luts/mine.json --networks 40 --seed 7 --threads 2 --plot validation.png
     """
@@ -57,17 +60,25 @@ def validate_command(
         figure_format(plot)
     loaded = table_of_this_machine(table)
     setting, macro = setting_of(loaded, threads), macro_of(macro_path, stride)
-    protocol = replace(VALIDATION_PROTOCOL, processes=processes)
+    protocol = validation_protocol(pace, processes)
     chosen = choose_networks(loaded, setting, macro, networks, seed, chosen_from, pace)  # type: ignore[arg-type]
-    with progress("time networks end to end", len(chosen) * processes) as advance:
-        found = validate(loaded, setting, chosen, seed=seed, pace_hz=pace, protocol=protocol, advance=advance)
+    journal = journal_path(table, setting, chosen, protocol) if os.access(table.parent, os.W_OK) else None
+    total = timed_networks(loaded, setting, chosen, pace) * processes
+    with progress("time networks end to end", total) as advance:
+        found = validate(loaded, setting, chosen, protocol=protocol, journal=journal, advance=advance)
     if plot:
         save_figure(validation_figure(found), plot)
     asked = {"set": chosen_from, "seed": seed, "stride": stride, "processes": processes}
     if store:
-        summary = {**asked, **validation_summary(found)}
-        save_table(replace(loaded, validations=(*loaded.validations, summary)), table)
+        summary = {**asked, **({"macro": to_json(macro)} if macro_path else {}), **validation_summary(found)}
+        now = load_table(table)  # what others wrote meanwhile stays
+        save_table(replace(now, validations=(*now.validations, summary)), table)
     rhythm = f"{pace:g} calls a second" if pace else "back to back"
     head = f"{len(chosen)} networks ({chosen_from}), {setting}, {rhythm}, seed {seed}"
     warnings = [f"{found.unsteady} samples: {UNSTEADY}"] if found.unsteady else []
+    if found.slowdown_pct is not None:
+        speed = f"{abs(found.slowdown_pct):.1f} % {'slower' if found.slowdown_pct > 0 else 'faster'}"
+        head += f"; the machine is {speed} than in the build, by calibration networks timed along"
     emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], warnings)
+    if journal:
+        journal.unlink()

@@ -321,7 +321,7 @@ def test_the_tables_that_these_attacks_are_made_of_load(tmp_path: Path) -> None:
         (edged(pace_hz=0.0), "edge: .*0.0"),
         (edged(pace_hz=1e300), "edge: .*1e.300"),
         (calibrated(models__pace_hz=-1.0), "cost model .*-1.0"),
-        (calibrated(models__spread_pct=-2.0), "an error of -2.0 %"),
+        (calibrated(models__spread_pct=-2.0), "an error of -2.0 or"),
         (calibrated(models__coefficients={}), "do not fit together"),
         (calibrated(models__coefficients={"call": 1e300, "sum_us": 1.0}), "no plausible number"),
         (calibrated(networks__kernels=[[0, 0]]), "a kernel runs 0 times; expected 1 to"),

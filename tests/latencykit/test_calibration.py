@@ -19,6 +19,7 @@ from latencykit.calibration import (
     USUAL_L2_BYTES,
     CostModel,
     NetworkTiming,
+    drift_of,
     features,
     fit_model,
 )
@@ -168,6 +169,34 @@ def test_too_few_networks_make_no_model():
     assert fit_model(ONE, 30.0, networks, noisy(networks, 1)).pace_hz == 30.0
     with pytest.raises(InputError, match="needs 8 networks, 7 were timed"):
         fit_model(ONE, None, networks[:-1], noisy(networks[:-1], 1))
+
+
+def test_the_machine_s_drift_widens_every_interval_as_an_independent_error():
+    networks = drawn(70, 4)
+    steady, drifting = (fit_model(ONE, None, networks, noisy(networks, 4), drift) for drift in (0.0, 1.5))
+    assert (steady.drift_pct, drifting) == (0, replace(steady, drift_pct=1.5))
+    for network in networks:
+        latency_us, (low, high) = steady.latency_us(network), steady.interval_us(network)
+        half_us = float(np.hypot((high - low) / 2, 0.015 * latency_us))
+        assert drifting.interval_us(network) == pytest.approx((latency_us - half_us, latency_us + half_us))
+
+
+def test_drift_is_what_all_networks_of_a_process_have_in_common():
+    """One network's own outlier is none; networks of another number of processes are looked at by themselves."""
+
+    def timings(*speeds: float, count: int = FEWEST_NETWORKS) -> list[NetworkTiming]:
+        return [
+            NetworkTiming(ONE, None, f"n{i}", tuple((100.0 + 50 * i) * speed for speed in speeds)) for i in range(count)
+        ]
+
+    five = timings(1.0, 1.02, 0.97, 1.0, 1.0)
+    assert drift_of(five) == pytest.approx(3)
+    assert drift_of([*five, NetworkTiming(ONE, None, "outlier", (500.0, 500.0, 500.0, 900.0, 500.0))]) == pytest.approx(
+        3
+    )
+    assert drift_of([*five, *timings(1.0, 1.2, count=3)]) == pytest.approx(3)  # too few to tell
+    assert drift_of([*five, *timings(1.0, 1.2)]) == pytest.approx(100 * 0.1 / 1.1)
+    assert drift_of(timings(5.0)) == 0
 
 
 # What an interval holds

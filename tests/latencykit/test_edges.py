@@ -108,6 +108,16 @@ def test_the_residual_is_that_of_networks_that_were_not_fitted_to(architectures:
     assert fit_costs(architectures, sums, 240).residual_pct == pytest.approx(100 * 0.1 / 1.1, rel=1e-3)
 
 
+def test_errors_count_relative_to_the_network_s_own_latency(architectures: list[Architecture]):
+    """Of the best fit the relative errors, weighed by 1 / latency, cancel out; the absolute ones do not."""
+    rng = np.random.default_rng(0)
+    sums = rng.uniform(5, 50, len(architectures))
+    found = fit_costs(architectures, sums, len(architectures))
+    errors = np.array([found.total_ms(architecture) for architecture in architectures]) - sums
+    assert np.sum(errors / sums**2) == pytest.approx(0, abs=1e-6)
+    assert errors.mean() < -1
+
+
 def test_without_further_networks_the_residual_is_that_of_the_fitted_ones(architectures: list[Architecture]):
     truth = SearchCosts(*planted(3), "edge", 0)
     sums = np.array([truth.total_ms(architecture) for architecture in architectures])

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from latencykit.agreement import ValidatedNetwork, summarise
 from latencykit.errors import UsageError
 from latencykit.figures import FORMATS, figure_format, prediction_figure, save_figure, validation_figure
 from latencykit.predict import predict_kernels
-from latencykit.validate import ValidatedNetwork, summarise
 from tests.latencykit.made_up import ONE, made_up_table, relu_kernel
 
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

@@ -1,4 +1,4 @@
-"""The journal of a build: torn, spoilt, of another machine."""
+"""The journal of measurements: torn, spoilt, of another machine; what is measured into it."""
 
 import dataclasses
 from pathlib import Path
@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 
+from latencykit.bench import SENTINEL_ID, steadiest
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
+from latencykit.journal import Journal, measure_batch
+from latencykit.kernels import kernel_model
 from latencykit.runtime import Setting, runtime_version
-from latencykit.sweep import (
-    Journal,
-)
+from latencykit.sweep import NETWORK_PROTOCOLS
 from tests.latencykit.building import KEYS, RUNTIME, entries, journal_of, make, stop_after
 from tests.latencykit.made_up import (
     CPU,
     ONE,
     QUICK,
     FakeWorkers,
+    relu_kernel,
 )
 
 
@@ -56,7 +58,7 @@ def test_the_journal_of_another_runtime_is_refused(out: Path, journal: Path):
 def test_a_torn_last_line_is_measured_again(out: Path, journal: Path, workers: FakeWorkers, cut: int):
     whole = len(entries(journal))
     journal.write_bytes(journal.read_bytes()[:-cut])
-    opened = Journal(journal, CPU, RUNTIME, QUICK)
+    opened = Journal(journal, CPU, RUNTIME, QUICK, NETWORK_PROTOCOLS)
     assert len(opened.samples(ONE)) == (whole if cut == 1 else whole - 1)
     assert journal.read_bytes().endswith(b"}\n")
     assert len(make(out).table.rows) == len(KEYS)
@@ -80,7 +82,7 @@ def test_a_file_that_is_no_journal_is_refused_and_kept(out: Path, lines: list[st
     out.parent.mkdir()
     content = b"\xff\xfe\n" if lines is None else ("\n".join(lines) + "\n").encode()
     journal_of(out).write_bytes(content)
-    with pytest.raises(InputError, match="not a build's journal"):
+    with pytest.raises(InputError, match="not a journal of measurements"):
         Journal(journal_of(out), CPU, RUNTIME, QUICK)
     assert journal_of(out).read_bytes() == content
 
@@ -89,11 +91,33 @@ def test_a_file_that_is_no_journal_is_refused_and_kept(out: Path, lines: list[st
 def test_a_broken_line_in_the_middle_is_refused(out: Path, journal: Path, line: str):
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
-    with pytest.raises(InputError, match="not a build's journal"):
+    with pytest.raises(InputError, match="not a journal of measurements"):
         make(out)
 
 
 def test_samples_are_kept_by_setting(out: Path, journal: Path):
-    opened = Journal(journal, CPU, RUNTIME, QUICK)
+    opened = Journal(journal, CPU, RUNTIME, QUICK, NETWORK_PROTOCOLS)
     assert len(opened.samples(ONE)) == len(entries(journal))
     assert opened.samples(Setting(2)) == []
+
+
+def test_the_journal_of_a_build_with_other_protocols_for_networks_is_refused(tmp_path: Path):
+    path = tmp_path / "j"
+    Journal(path, CPU, RUNTIME, QUICK, (QUICK,))
+    assert Journal(path, CPU, RUNTIME, QUICK, (QUICK,)).samples(ONE) == []
+    for others in ((), (dataclasses.replace(QUICK, samples=9),)):
+        with pytest.raises(NotComparableError, match="protocol; delete it"):
+            Journal(path, CPU, RUNTIME, QUICK, others)
+
+
+def test_a_batch_knows_the_fastest_sentinel_of_all_that_the_journal_holds(tmp_path: Path, monkeypatch):
+    """A batch that begins in a slow state of the machine is not taken for a fast one."""
+    monkeypatch.setattr("latencykit.bench.PATIENCE_S", 0)
+    journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
+    rows, networks = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
+    FakeWorkers(tmp_path / "fast", monkeypatch, states=[50.0])
+    measure_batch(rows, ONE, QUICK, None, journal, lambda name: None)
+    workers = FakeWorkers(tmp_path / "slow", monkeypatch, states=[80.0, 80.0, 51.0])
+    measure_batch(networks, ONE, QUICK, None, journal, lambda name: None)
+    assert [order for order in workers.orders if order != [SENTINEL_ID]] == [["network"]] * 4
+    assert max(s.state_us for s in steadiest(journal.samples(ONE)).values()) == 51.0

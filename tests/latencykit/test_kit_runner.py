@@ -68,7 +68,7 @@ class FakeClock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> None:
         self.measured: list[tuple[Setting, float | None, str, int]] = []
         self.stop_after = stop_after
-        monkeypatch.setattr(sweep, "measure_items", self.measure)
+        monkeypatch.setattr("latencykit.journal.measure_items", self.measure)
         monkeypatch.setattr(sweep, "sentinel_us", lambda setting, reference_us: reference_us)
         monkeypatch.setattr(module, "doctor", lambda: VERDICT)
 
@@ -211,7 +211,7 @@ def test_timings_in_another_state_of_the_machine_are_counted(
             later = protocol == module.VALIDATION_PROTOCOL and sample.process == 1
             yield dataclasses.replace(sample, sentinel_us=(60.0, 90.0 if later else 60.0))
 
-    monkeypatch.setattr(sweep, "measure_items", measure)
+    monkeypatch.setattr("latencykit.journal.measure_items", measure)
     run(kit, tmp_path / "r.zip", "1")
     found = ingest(tmp_path / "r.zip")
     assert found.validations[0][1].unsteady == 2

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from latencykit.agreement import ValidatedNetwork, Validation, summarise
 from latencykit.bench import MeasuredModel
 from latencykit.kernels import Kernel, KernelInput
 from latencykit.measurement import Measurement
@@ -19,7 +21,6 @@ from latencykit.report import (
     validation_json,
     validation_summary,
 )
-from latencykit.validate import ValidatedNetwork, Validation, summarise
 from tests.latencykit.made_up import (
     MAPS,
     ONE,
@@ -135,6 +136,7 @@ def test_a_validation_in_json_has_the_contract_s_keys(validation: Validation):
     assert set(data) == {
         *("n", "threads", "levels", "constant", "macs", "repeat", "interval_coverage_pct", "networks", "worst"),
         *("pace_hz", "unsteady", "sets", "tau_ratio", "edge_against_kernel_pct"),
+        *("slowdown_pct", "at_build_speed"),
     }
     assert (data["n"], data["threads"], data["pace_hz"], data["unsteady"]) == (4, 2, 30.0, 0)
     agreement = {"bias_pct", "mape_pct", "within_5_pct", "within_10_pct", "kendall_tau", "spearman"}
@@ -169,7 +171,8 @@ def test_each_set_has_the_same_figures_as_the_whole():
     data = validation_json(summarise(ONE, None, networks))
     assert (data["pace_hz"], set(data["sets"])) == (0, {"uniform", "tails"})
     for part in data["sets"].values():
-        assert set(part) == set(data) - {"threads", "pace_hz", "unsteady", "sets", "networks", "worst"}
+        whole = {"threads", "pace_hz", "unsteady", "slowdown_pct", "at_build_speed", "sets"}
+        assert set(part) == set(data) - whole - {"networks", "worst"}
         assert part["n"] == 3
     assert data["sets"]["tails"]["levels"]["kernel"]["calibrated"]["mape_pct"] == pytest.approx(4)
 
@@ -190,6 +193,20 @@ def test_sets_for_people_have_a_line_each_where_there_are_several():
     shown = text(validation_grid(summarise(ONE, None, networks))).splitlines()
     assert [line.split("  ")[0] for line in shown[-2:]] == ["kernel level, uniform", "kernel level, tails"]
     assert all(line.split()[3] == "3" for line in shown[-2:])
+
+
+def test_figures_at_the_build_s_speed_stand_below_those_as_measured():
+    sets = ("uniform", "uniform", "tails", "tails")
+    measured, at_build = (
+        summarise(ONE, None, [validated(i, (10.0 + i) * speed, chosen_from=name) for i, name in enumerate(sets)])
+        for speed in (1.1, 1.0)
+    )
+    shown = text(validation_grid(replace(measured, slowdown_pct=10.0, at_build_speed=at_build))).splitlines()
+    assert [line.split("  ")[0] for line in shown[-5:]] == [
+        *("kernel level, uniform", "kernel level, tails", "kernel level at the build's speed"),
+        *("kernel level, uniform at the build's speed", "kernel level, tails at the build's speed"),
+    ]
+    assert validation_json(replace(measured, at_build_speed=at_build))["at_build_speed"]["n"] == 4
 
 
 def test_a_correlation_that_is_undefined_is_a_dash():

@@ -46,7 +46,7 @@ if __name__ == "__main__":
     main()
 """
 """A small build; the last lines let processes that it starts import this without building anything."""
-_KEEP_JOURNAL = f"import latencykit.sweep as s; s.Journal.remove = lambda self: None\n{_COMMAND}"
+_KEEP_JOURNAL = f"import latencykit.journal as j; j.Journal.remove = lambda self: None\n{_COMMAND}"
 
 
 @pytest.fixture

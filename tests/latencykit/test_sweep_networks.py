@@ -13,6 +13,7 @@ from latencykit.baselines import Baseline
 from latencykit.bench import SENTINEL_ID, Sample
 from latencykit.calibrate import SpaceNeeds, fit_table, space_needs
 from latencykit.errors import InputError, InterruptedRunError
+from latencykit.journal import Journal
 from latencykit.kernels import CALL_OVERHEAD
 from latencykit.keys import key_id
 from latencykit.lowering import graph_to_onnx
@@ -22,7 +23,6 @@ from latencykit.space import instantiate
 from latencykit.sweep import (
     PACE_HZ,
     Built,
-    Journal,
     build,
     network_model,
     network_protocol,

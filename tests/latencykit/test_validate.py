@@ -2,33 +2,29 @@
 
 import importlib
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from latencykit import selection
+from latencykit.agreement import ValidatedNetwork, Validation, agreement, summarise
+from latencykit.bench import PACED_VALIDATION_SAMPLES, VALIDATION_PROTOCOL, measure_items
 from latencykit.calibrate import CALIBRATION_SEED
 from latencykit.coverage import COVERAGE_SEED
 from latencykit.edges import FIT_SEED, cost
-from latencykit.errors import MissingRowError, UsageError
+from latencykit.errors import InterruptedRunError, MissingRowError, UsageError
+from latencykit.files import TEMPORARY, remove_leftovers
 from latencykit.measurement import Protocol
 from latencykit.predict import predict_graph, predict_isolated
 from latencykit.report import validation_summary
 from latencykit.sample import sample_architectures
-from latencykit.selection import minimisers, mixed, tails, unet_family
+from latencykit.selection import Chosen, choose_networks, minimisers, mixed, tails, unet_family
 from latencykit.space import instantiate
-from latencykit.table import Table
+from latencykit.table import Table, network_id
 from latencykit.table_file import load_table, save_table
-from latencykit.validate import (
-    Chosen,
-    ValidatedNetwork,
-    Validation,
-    agreement,
-    choose_networks,
-    summarise,
-    validate,
-)
+from latencykit.validate import journal_path, timed_networks, validate, validation_protocol
 from tests.latencykit.made_up import ONE, QUICK, TINY, TWO, FakeWorkers, made_up_table
 
 module = importlib.import_module("latencykit.validate")  # the package's own name is the function
@@ -88,14 +84,14 @@ def test_all_is_uniform_ones_and_a_quarter_as_many_tails_and_a_tenth_minimisers(
 
 def test_sets_are_chosen_by_the_costs_of_the_rhythm_that_is_validated(tiny_table: Table):
     asked = []
-    real = module.cost
+    real = selection.cost
 
     def spied(*arguments, **options):
         asked.append(options)
         return real(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "cost", spied)
+        patch.setattr(selection, "cost", spied)
         choose_networks(tiny_table, ONE, TINY, 2, 7, "minimisers", 30.0)
     assert asked == [{"pace_hz": 30.0}]
 
@@ -129,7 +125,7 @@ def test_a_setting_or_rhythm_without_figures_is_an_error(tiny_table: Table):
     with pytest.raises(MissingRowError, match="2 threads"):
         validate(tiny_table, TWO, UNIFORM, protocol=QUICK)
     with pytest.raises(MissingRowError, match="not calibrated for 11 calls a second"):
-        validate(tiny_table, ONE, UNIFORM, protocol=QUICK, pace_hz=11.0)
+        validate(tiny_table, ONE, UNIFORM, protocol=replace(QUICK, pace_hz=11.0))
 
 
 # Figures
@@ -282,9 +278,13 @@ def test_every_set_of_two_networks_has_figures_of_its_own():
 def test_every_network_is_predicted_at_each_level_and_measured(tiny_table: Table, tmp_path, monkeypatch):
     workers = FakeWorkers(tmp_path, monkeypatch, 'result["samples_us"] = [1000.0] * len(samples)')
     seen: list[str] = []
-    found = validate(tiny_table, ONE, UNIFORM, seed=7, protocol=replace(QUICK, processes=4), advance=seen.append)
+    found = validate(tiny_table, ONE, UNIFORM, protocol=replace(QUICK, processes=4), advance=seen.append)
     assert [entry.id for entry in found.networks] == ["000", "001", "002"]
-    assert sorted(seen) == sorted(["000", "001", "002"] * 4)
+    names = {network_id(one.network) for one in UNIFORM}
+    timed = {name for order in workers.orders for name in order}
+    assert names < timed
+    assert len(timed) == timed_networks(tiny_table, ONE, UNIFORM)
+    assert Counter(seen) == dict.fromkeys(timed, 4)
     assert len(workers.orders) == 4
     costs = cost(tiny_table, ONE, TINY)
     for entry, chosen in zip(found.networks, UNIFORM, strict=True):
@@ -335,7 +335,7 @@ def test_a_table_without_calibration_has_raw_levels_alone(tiny_table: Table, tmp
 def test_a_pace_is_timed_and_predicted_paced(tiny_table: Table, tmp_path, monkeypatch):
     body = f'open({str(tmp_path / "paces")!r}, "a").write(str(job["protocol"]["pace_hz"]) + " ")'
     FakeWorkers(tmp_path, monkeypatch, body)
-    found = validate(tiny_table, ONE, UNIFORM[:2], protocol=QUICK, pace_hz=30.0)
+    found = validate(tiny_table, ONE, UNIFORM[:2], protocol=replace(QUICK, pace_hz=30.0))
     assert set((tmp_path / "paces").read_text().split()) == {"30.0"}
     assert found.pace_hz == 30.0
     for entry, chosen in zip(found.networks, UNIFORM, strict=False):
@@ -347,12 +347,12 @@ def test_a_pace_is_timed_and_predicted_paced(tiny_table: Table, tmp_path, monkey
 
 
 def test_samples_of_another_state_are_counted(tiny_table: Table, tmp_path, monkeypatch):
-    monkeypatch.setitem(module.measure_items.__kwdefaults__, "attempts", 1)
+    monkeypatch.setitem(measure_items.__kwdefaults__, "attempts", 1)
     reference = tiny_table.reference_us(ONE)
     FakeWorkers(tmp_path, monkeypatch, states=[reference, 1.2 * reference])
     found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK)
-    assert found.unsteady == 3
-    assert validation_summary(found)["unsteady"] == 3
+    assert found.unsteady == timed_networks(tiny_table, ONE, UNIFORM)
+    assert validation_summary(found)["unsteady"] == found.unsteady
 
 
 def test_a_summary_is_kept_by_a_table_and_its_file(tiny_table: Table, tmp_path, monkeypatch):
@@ -363,10 +363,121 @@ def test_a_summary_is_kept_by_a_table_and_its_file(tiny_table: Table, tmp_path, 
     assert load_table(tmp_path / "t.json").validations == (json.loads(json.dumps(found, allow_nan=False)),)
 
 
+# The machine's speed, by calibration networks
+
+
+def calibrated_ids(table: Table, pace_hz: float | None = None) -> set[str]:
+    return {timing.network for timing in table.timings if timing.pace_hz == pace_hz}
+
+
+def test_calibration_networks_tell_how_much_slower_the_machine_is_than_in_the_build(tiny_table, tmp_path, monkeypatch):
+    us = {timing.network: timing.median_us for timing in tiny_table.timings if timing.pace_hz is None}
+    body = f'result["samples_us"] = [{us}.get(item["id"], 1000.0) * (1.1 if state > 50.5 else 1.04)] * len(samples)'
+    FakeWorkers(tmp_path, monkeypatch, body, [50.0, 51.0])
+    found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK)
+    assert found.slowdown_pct == pytest.approx(7)
+    assert [entry.measured_ms for entry in found.networks] == pytest.approx([1.07] * 3)
+    assert [entry.measured_ms for entry in found.at_build_speed.networks] == pytest.approx([1.0] * 3)
+    assert [entry.half_b_ms for entry in found.at_build_speed.networks] == pytest.approx([1.1 / 1.07] * 3)
+    assert found.calibrated["kernel"].bias_pct < found.at_build_speed.calibrated["kernel"].bias_pct
+    kept = validation_summary(found)
+    assert kept["slowdown_pct"] == found.slowdown_pct
+    assert kept["at_build_speed"]["levels"]["kernel"]["calibrated"]["bias_pct"] == (
+        found.at_build_speed.calibrated["kernel"].bias_pct
+    )
+    assert set(kept["at_build_speed"]["sets"]) == {"uniform"}
+
+
+def test_the_networks_timed_along_are_spread_over_all_latencies_and_are_never_the_validated_ones(tiny_table):
+    few = replace(tiny_table, timings=tuple(t for t in tiny_table.timings if t.pace_hz is None))
+    by_latency = [t.network for t in sorted(few.timings, key=lambda t: t.median_us)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ANCHORS", 5)
+        anchors = [timing.network for timing in module._anchors(few, ONE, UNIFORM, None)]
+    assert len(anchors) == len(set(anchors)) == 5
+    assert (anchors[0], anchors[-1]) == (by_latency[0], by_latency[-1])
+    assert sorted(anchors, key=by_latency.index) == anchors
+    chosen = choose_networks(tiny_table, ONE, TINY, 12, 7, "minimisers")
+    assert not {network_id(one.network) for one in chosen} & calibrated_ids(tiny_table)
+
+
+def test_large_networks_may_be_slowed_more_than_small_ones():
+    now_us = np.array([1000.0, 2000.0, 4000.0, 8000.0])
+    slowdown = module._Slowdown(now_us, np.array([1.0, 1.03, 1.06, 1.09]))
+    assert slowdown.percent == pytest.approx(4.5)
+    for measured_ms, factor in ((1.0, 1.0), (4.0, 1.06), (8.0, 1.09), (80.0, 1.09), (0.1, 1.0)):
+        undone = slowdown.undone(network(0, measured_ms, 1.0, half_a_ms=2 * measured_ms))
+        assert (undone.measured_ms, undone.half_a_ms) == pytest.approx((measured_ms / factor, 2 * measured_ms / factor))
+    outlier = module._Slowdown(now_us, np.array([1.02, 1.02, 1.5, 1.02]))
+    assert outlier.undone(network(0, 2.0, 1.0)).measured_ms == pytest.approx(2 / 1.02, rel=0.01)
+    alike = module._Slowdown(np.full(3, 500.0), np.array([1.0, 1.1, 1.2]))
+    assert alike.undone(network(0, 2.0, 1.0)).measured_ms == pytest.approx(2 / 1.1)
+
+
+def test_without_timed_networks_nobody_knows_the_machine_s_speed(tiny_table: Table, tmp_path, monkeypatch):
+    workers = FakeWorkers(tmp_path, monkeypatch)
+    found = validate(replace(tiny_table, timings=(), models=()), ONE, UNIFORM, protocol=QUICK)
+    assert (found.slowdown_pct, found.at_build_speed) == (None, None)
+    assert {len(order) for order in workers.orders} == {3}
+    assert validation_summary(found)["at_build_speed"] is None
+
+
+# Stopped and resumed
+
+
+def test_a_validation_that_was_stopped_goes_on_and_measures_nothing_twice(tiny_table: Table, tmp_path, monkeypatch):
+    journal, seen = tmp_path / "v.journal", []
+    body = 'result["samples_us"] = [1000.0 + len(item["id"])] * len(samples)'
+    FakeWorkers(tmp_path / "first", monkeypatch, body)
+
+    def stop(name: str) -> None:
+        seen.append(name)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match="the same command resumes"):
+        validate(tiny_table, ONE, UNIFORM, protocol=QUICK, journal=journal, advance=stop)
+    assert journal.exists()
+    workers = FakeWorkers(tmp_path / "second", monkeypatch, body)
+    again: list[str] = []
+    found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK, journal=journal, advance=again.append)
+    timed = [name for order in workers.orders for name in order]
+    assert Counter(again) == dict.fromkeys(set(again), QUICK.processes)
+    assert len(timed) == len(again) - len(seen)
+    assert {entry.measured_ms for entry in found.networks} == {(1000.0 + len(network_id(UNIFORM[0].network))) / 1000}
+    assert len(found.networks) == len(UNIFORM)
+    assert journal.exists()  # until the outcome is safe, which only the caller knows
+
+
+def test_every_question_has_a_journal_of_its_own(tmp_path):
+    asked = (ONE, UNIFORM, QUICK)
+    path = journal_path(tmp_path / "t.json", *asked)
+    assert path.parent == tmp_path
+    assert path.name.endswith(".t.json.journal")
+    assert journal_path(tmp_path / "t.json", *asked) == path
+    others = [(TWO, UNIFORM, QUICK), (ONE, UNIFORM[:2], QUICK), (ONE, UNIFORM, replace(QUICK, pace_hz=30.0))]
+    assert len({journal_path(tmp_path / "t.json", *other) for other in others} | {path}) == 4
+
+
+def test_what_a_running_build_tidies_up_is_not_a_validation_s(tmp_path):
+    """A build removes what a killed one left beside its table, and a validation may be running there."""
+    table = tmp_path / "t.json"
+    scratch = tmp_path / f".{journal_path(table, ONE, UNIFORM, QUICK).name}.abc{TEMPORARY}"
+    scratch.mkdir()
+    remove_leftovers(table)
+    assert scratch.exists()
+
+
+def test_a_rhythm_is_validated_in_fewer_calls():
+    assert validation_protocol(None, 6) == replace(VALIDATION_PROTOCOL, processes=6)
+    paced = validation_protocol(30.0, 6)
+    assert (paced.pace_hz, paced.samples, paced.processes) == (30.0, PACED_VALIDATION_SAMPLES, 6)
+
+
 @pytest.mark.real_clock
 def test_networks_are_really_timed(tiny_table: Table, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(module.measure_items.__kwdefaults__, "attempts", 1)
-    found = validate(tiny_table, ONE, UNIFORM, seed=7, protocol=QUICK)
+    monkeypatch.setitem(measure_items.__kwdefaults__, "attempts", 1)
+    found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK)
     for entry in found.networks:
         assert entry.measured_ms > 0
         assert min(entry.half_a_ms, entry.half_b_ms) <= entry.measured_ms <= max(entry.half_a_ms, entry.half_b_ms)

@@ -1,0 +1,160 @@
+"""Samples of unfinished work, kept as they come: what was killed goes on without measuring anything twice.
+
+Builds, validations and kits keep one until their results are written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from latencykit.bench import Sample, measure_items
+from latencykit.errors import InputError, NotComparableError
+from latencykit.files import TEMPORARY, write_text
+from latencykit.host import CpuFacts
+from latencykit.measurement import Protocol
+from latencykit.runtime import Setting
+from latencykit.schema import to_json
+from latencykit.worker import Item
+
+
+class Journal:
+    """Samples of unfinished work: a JSON line each, flushed as it comes; the first says where they are from.
+
+    Attributes:
+        path: the file.
+        runtime: versions by package.
+        protocol: of the rows.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cpu: CpuFacts,
+        runtime: dict[str, str],
+        protocol: Protocol,
+        others: Sequence[Protocol] = (),
+    ) -> None:
+        """Open or begin the journal.
+
+        Args:
+            path: the file.
+            cpu: this machine.
+            runtime: versions by package.
+            protocol: of the rows, or of all there is.
+            others: of what else will be measured.
+
+        Raises:
+            NotComparableError: it was begun on another machine, or with other protocols.
+        """
+        self.path, self.runtime, self.protocol = path, runtime, protocol
+        facts = {"cpu": cpu, "runtime": runtime, "protocols": [protocol, *others]}
+        header = json.loads(json.dumps(to_json(facts)))
+        self._entries: list[tuple[Setting, Sample]] = []
+        if path.exists():
+            self._load(_identity(header))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(header)
+
+    def _load(self, identity: Any) -> None:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+            if "\n" not in text:  # killed while the first line was being written
+                self.path.unlink()
+                return
+            lines = text.splitlines()
+            if _identity(json.loads(lines[0])) != identity:
+                raise NotComparableError(
+                    f"{self.path} was begun on another CPU, runtime or protocol; delete it to start over on this one."
+                )
+            for index, line in enumerate(lines[1:], start=1):
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    if index == len(lines) - 1:
+                        break  # the line that was being written at the kill
+                    raise
+                self._entries.append((Setting(**entry["setting"]), _sample(entry["sample"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is not a journal of measurements ({error}); delete it to start over."
+            ) from error
+        whole = "".join(f"{line}\n" for line in lines[: 1 + len(self._entries)])
+        if whole != text:
+            write_text(self.path, whole)
+
+    def samples(self, setting: Setting) -> list[Sample]:
+        """Samples of a setting so far."""
+        return [sample for found, sample in self._entries if found == setting]
+
+    def append(self, setting: Setting, sample: Sample) -> None:
+        """Add a sample durably."""
+        self._entries.append((setting, sample))
+        self._write({"setting": to_json(setting), "sample": to_json(sample)})
+
+    def _write(self, value: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(value, separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Delete the journal, what came of it being written."""
+        self.path.unlink()
+
+
+def _identity(header: Any) -> Any:
+    cpu = header["cpu"]
+    return [cpu["model"], cpu["isa"], cpu["physical_cores"], header["runtime"]["onnxruntime"], header["protocols"]]
+
+
+def _sample(data: dict[str, Any]) -> Sample:
+    lists = ("samples_us", "affinity", "sentinel_us")
+    return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})
+
+
+def measure_batch(
+    models: Mapping[str, tuple[Callable[[], bytes], bool]],
+    setting: Setting,
+    protocol: Protocol,
+    reference_us: float | None,
+    journal: Journal,
+    advance: Callable[[str], object],
+) -> None:
+    """Measure what the journal does not hold yet of some models.
+
+    Args:
+        models: what makes each, since all of them together may be too large, and whether it is to run as it stands.
+        setting: the execution setting.
+        protocol: how often each is called.
+        reference_us: what the sentinel took at its best, earlier; what it takes in the journal counts too.
+        journal: of what was measured; what is measured goes there.
+        advance: told the id of each sample set, those of the journal included.
+    """
+    known = [sample for sample in journal.samples(setting) if sample.id in models]
+    best_us = min([us for s in journal.samples(setting) for us in s.sentinel_us], default=math.inf)
+    best_us = min(best_us, reference_us or math.inf)
+    reference_us = best_us if math.isfinite(best_us) else None
+    done = {(sample.id, sample.process) for sample in known}
+    for name, _ in done:
+        advance(name)
+    folder = journal.path.parent  # where the next build removes what a killed one leaves
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
+        items = []
+        for name, (model, as_is) in models.items():
+            path = Path(scratch) / f"{name}.onnx"
+            path.write_bytes(model())
+            items.append(Item(name, str(path), as_is))
+        with closing(measure_items(items, setting, protocol, known=known, reference_us=reference_us)) as samples:
+            for sample in samples:
+                journal.append(setting, sample)
+                if (sample.id, sample.process) not in done:
+                    done.add((sample.id, sample.process))
+                    advance(sample.id)

@@ -1,0 +1,115 @@
+"""The bars of a table: which run of a step is kept, and what is made of the figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import truth
+from benchmarks.truth import BARS, OFF_PCT, RUNS, STEPS, Bar, Step
+
+FIGURES = {
+    "n": 24, "constant": {"mape_pct": 12.0}, "macs": {"mape_pct": 7.0}, "repeat": {"mape_pct": 2.0},
+    "tau_ratio": 1.01, "interval_coverage_pct": 90.0, "edge_against_kernel_pct": 1.2,
+}  # fmt: skip
+
+
+def part(mape_pct: float) -> dict[str, Any]:
+    calibrated = {"mape_pct": mape_pct, "within_5_pct": 95.0, "within_10_pct": 100.0}
+    return FIGURES | {"levels": {"kernel": {"raw": {"mape_pct": 10.0}, "calibrated": calibrated}}}
+
+
+def validation(mape_pct: float, at_build_pct: float, slowdown_pct: float) -> dict[str, Any]:
+    """What `validate --json` prints, as far as it is read."""
+    whole, at_build = (
+        {**part(pct), "sets": {name: part(pct) for name in ("uniform", "tails", "minimisers")}}
+        for pct in (mape_pct, at_build_pct)
+    )
+    return {**whole, "slowdown_pct": slowdown_pct, "at_build_speed": at_build}
+
+
+class Runs:
+    """Runs of `latencykit` that print scripted validations, the last of them for ever; draws what is to be drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.answers = 0, [validation(2.0, 1.5, 0.5)]
+        monkeypatch.setattr(truth, "_latencykit", self)
+
+    def __call__(self, *words: str) -> dict[str, Any]:
+        self.count += 1
+        if "--plot" in words:
+            Path(words[-1]).write_text(str(self.count), encoding="utf-8")
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(monkeypatch)
+
+
+def kept(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_step_is_run_again_until_the_machine_is_as_fast_as_in_the_build(runs: Runs, tmp_path: Path):
+    runs.answers = [validation(9.0, 2.0, 7.0), validation(3.0, 2.2, -1.0)]
+    truth._validate(Step("s", (), drawn=True), ["validate", "t.json"], tmp_path, 1, "sha")
+    assert runs.count == 2
+    found = kept(tmp_path / "s-1.json")
+    assert (found["slowdown_pct"], found["slowdowns_of_all_runs_pct"]) == (-1.0, [7.0, -1.0])
+    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "s-1.png"}
+    assert (tmp_path / "s-1.png").read_text() == "2"
+
+
+def test_of_runs_that_were_all_off_the_nearest_is_kept_not_the_one_with_the_smallest_error(runs: Runs, tmp_path: Path):
+    runs.answers = [validation(4.0, 2.0, 5.0), validation(6.0, 2.2, -3.0), validation(1.0, 1.0, 9.0)]
+    truth._validate(Step("s", (), drawn=True), ["validate", "t.json"], tmp_path, 1, "sha")
+    assert runs.count == RUNS
+    assert kept(tmp_path / "s-1.json")["levels"]["kernel"]["calibrated"]["mape_pct"] == 6.0
+    assert (tmp_path / "s-1.png").read_text() == "2"
+
+
+def test_a_step_that_was_run_near_enough_is_run_once_for_each_table(runs: Runs, tmp_path: Path):
+    runs.answers = [validation(9.0, 2.0, OFF_PCT)]
+    for sha, count in (("sha", 1), ("sha", 1), ("other", 2)):
+        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, sha)
+        assert runs.count == count
+        assert kept(tmp_path / "s-1.json")["table_sha"] == sha
+    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json"}
+
+
+def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: Path):
+    runs.answers = [validation(9.0, 2.0, 8.0), validation(9.0, 2.0, 5.0), validation(9.0, 2.0, 6.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(truth, "RUNS", 1)
+        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
+    truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
+    found = kept(tmp_path / "s-1.json")
+    assert (found["slowdown_pct"], found["slowdowns_of_all_runs_pct"]) == (5.0, [8.0, 5.0, 6.0])
+
+
+def test_a_table_that_is_not_calibrated_is_told(runs: Runs, tmp_path: Path):
+    runs.answers = [validation(9.0, 2.0, 1.0) | {"slowdown_pct": None}]
+    with pytest.raises(SystemExit, match=r"t\.json has no cost model"):
+        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
+
+
+def test_every_bar_finds_its_figure_as_measured_and_at_the_build_s_speed(tmp_path: Path):
+    for step in STEPS:
+        (tmp_path / f"{step.name}-1.json").write_text(json.dumps(validation(9.0, 1.5, 4.0)), encoding="utf-8")
+    lines = {bar: truth._line(bar, [1], tmp_path)["1"] for bar in BARS}
+    errors = [line for bar, line in lines.items() if bar.figure == "mape_pct"]
+    assert {(line["value"], line["reached"]) for line in errors} == {(9.0, False)}
+    assert {(line["at_build_speed"], line["reached_at_build_speed"]) for line in errors} == {(1.5, True)}
+    assert all(line["reached"] for bar, line in lines.items() if bar.figure != "mape_pct")
+    table = truth._markdown([truth._line(bar, [1], tmp_path) for bar in BARS], [1])
+    assert len(table.splitlines()) == 2 + len(BARS)
+    assert "| MAPE, stride 2 | <= 3 | 9 (missed) | 1.5 |" in table
+
+
+def test_a_bar_may_be_a_least_or_a_most():
+    least, most = (Bar("", "", None, "", 5.0, above=above) for above in (True, False))
+    assert [truth._reached(value, least) for value in (4.9, 5.0)] == [False, True]
+    assert [truth._reached(value, most) for value in (5.1, 5.0)] == [False, True]
