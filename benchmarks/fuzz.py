@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import os
 import platform
@@ -175,6 +176,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def sources() -> str:
+    """What was attacked and with what: a hash of the sources of the core and of the attacks."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "latencykit").rglob("*.py"), *(ROOT / "benchmarks/fuzzing").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def fuzz(name: str, inputs: int, seed: int, tally: Tally, save: Callable[[], None] = lambda: None) -> None:
     """Bring a loader's tally to so many inputs."""
     start = tally.data["inputs"]
@@ -204,12 +213,14 @@ def main() -> None:
     if words.work:
         work(words.work, words.seed, words.start, words.inputs)
         return
-    head = {"schema": 1, "seed": words.seed, "versions": versions()}
+    head = {"schema": 1, "seed": words.seed, "versions": versions(), "sources": sources()}
     results: dict[str, Any] = {**head, "loaders": {}}
     if words.out.exists():
         results = json.loads(words.out.read_text(encoding="utf-8"))
         if {key: results.get(key) for key in head} != head:
-            sys.exit(f"{words.out} is of another seed or other versions; name another --out, or delete it.")
+            sys.exit(
+                f"{words.out} is of another seed, other versions or other sources; name another --out, or delete it."
+            )
     for name in words.loader or LOADERS:
         tally = Tally(results["loaders"].get(name))
 

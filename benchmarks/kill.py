@@ -18,6 +18,7 @@ same command goes on where it was stopped. Ends with 1 where a round failed. POS
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import operator
 import os
@@ -203,12 +204,17 @@ class Builder:
                 self._words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
                 env={**os.environ, "TMPDIR": str(self._tmp)},
             )  # fmt: skip
-        while child.poll() is None:
-            self.witness.look()
-            if over(time.monotonic() - begin_s):
-                (os.kill if alone else os.killpg)(child.pid, signal.SIGKILL)
-                break
-            time.sleep(LOOK_EVERY_S)
+        try:
+            while child.poll() is None:
+                self.witness.look()
+                if over(time.monotonic() - begin_s):
+                    (os.kill if alone else os.killpg)(child.pid, signal.SIGKILL)
+                    break
+                time.sleep(LOOK_EVERY_S)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # it has a group of its own, which no Ctrl-C reaches
+            raise
         seconds = time.monotonic() - begin_s
         code = child.wait()
         self._group = child.pid

@@ -20,7 +20,6 @@ from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
 from latencykit.runtime import Setting, runtime_version
 from latencykit.schema import to_json
-from latencykit.spec import Identity, Zero
 from latencykit.table import LoweredNetwork, Row, Sentinel, Table, defined_row, make_row, model_id
 
 ONE = Setting(threads=1)
@@ -35,7 +34,7 @@ def noise(*words: object) -> float:
 
 def timed_row(key: Key, setting: Setting) -> Row:
     """A row as if it had been measured."""
-    if isinstance(key, Primitive) and all(isinstance(o, Identity | Zero) for o in key.operations):
+    if isinstance(key, Primitive) and key.is_free:
         return defined_row(key, setting)
     assert isinstance(key, Kernel | Primitive)
     seen = make_row(key, setting, Measurement(((1.0,),)))

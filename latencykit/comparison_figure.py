@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from latencykit.compare import ComparedRow, Comparison, Drift
-from latencykit.figures import BLUE, GREY, ORANGE
+from latencykit.figures import BLUE, GREEN, GREY, ORANGE
 from latencykit.judge import OUTCOMES, Outcome
 
-GREEN = "#2f8f5b"
 _COLOURS: Mapping[Outcome, str] = {"SAME": BLUE, "FASTER": GREEN, "SLOWER": ORANGE, "UNCLEAR": GREY}
 _SHOWN_MARGINS = 4
 """The axis shows at least this many margins to either side, and 95 % of the rows; what lies beyond sits on its edge."""

@@ -193,8 +193,8 @@ def fit_costs(architectures: Sequence[Architecture], sums_ms: NDArray[np.float64
     gram = centred.T @ (trust[:, None] * centred) + _RIDGE * np.eye(design.shape[1])
     weights = np.asarray(np.linalg.solve(gram, centred.T @ (trust * (target - mean_ms))), np.float64)
     fixed = mean_ms - float(mean @ weights)
-    held_out = slice(networks, None) if len(architectures) > networks else slice(None)
-    errors = np.abs(design[held_out] @ weights + fixed - sums_ms[held_out]) / sums_ms[held_out]
+    others = slice(networks, None) if len(architectures) > networks else slice(None)
+    errors = np.abs(design[others] @ weights + fixed - sums_ms[others]) / sums_ms[others]
     edges: dict[CellType, NDArray[np.float64]] = {}
     start = 0
     for cell_type in CELL_TYPES:

@@ -65,7 +65,9 @@ def validation_figure(validation: Validation) -> Figure:
             axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
     halves = np.array([100 * (n.half_a_ms / n.half_b_ms - 1) for n in validation.networks])
     _error_strips(panels[2], [*errors, ("measured\nagain", GREY, halves)])
-    figure.suptitle(f"{validation.setting}, {rhythm}", x=0.01, ha="left", fontsize=11)
+    slowdown = validation.slowdown_pct
+    speed = "" if slowdown is None else f"; calibration networks {slowdown:+.1f} % against the build"
+    figure.suptitle(f"{validation.setting}, {rhythm}{speed}", x=0.01, ha="left", fontsize=11)
     return figure
 
 

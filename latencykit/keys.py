@@ -14,7 +14,7 @@ from latencykit.macro import Macro
 from latencykit.measurement import require_pace
 from latencykit.schema import to_json
 from latencykit.space import CellType, cell_edges
-from latencykit.spec import Operation, Shape, operation_to_json
+from latencykit.spec import Identity, Operation, Shape, Zero, operation_to_json
 
 Level = Literal["isolated", "kernel", "edge"]
 
@@ -34,6 +34,11 @@ class Primitive:
     def __str__(self) -> str:
         shapes = " + ".join("x".join(map(str, shape)) for shape in self.inputs)
         return f"{' > '.join(map(str, self.operations))} on {shapes}"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it costs nothing by definition: an identity passes its input on, a zero is deleted."""
+        return all(isinstance(operation, Identity | Zero) for operation in self.operations)
 
 
 @dataclass(frozen=True)

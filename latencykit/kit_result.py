@@ -38,7 +38,6 @@ from latencykit.macro import Macro
 from latencykit.runtime import Setting
 from latencykit.schema import decode, naming, parse_json
 from latencykit.space import Architecture
-from latencykit.spec import Identity, Zero
 from latencykit.sweep import PACE_HZ
 from latencykit.table import LoweredNetwork, Row, Table, defined_row, make_row, network_id
 from latencykit.table_file import load_table
@@ -200,7 +199,7 @@ def _require_rows(table: Table, plan: KitPlan, samples: Mapping[Macro, LoweredSa
 
 def _row_again(row: Row) -> Row | None:
     if isinstance(row.key, Edge) or row.measurement is None:
-        defined = isinstance(row.key, Primitive) and all(isinstance(o, Identity | Zero) for o in row.key.operations)
+        defined = isinstance(row.key, Primitive) and row.key.is_free
         return defined_row(row.key, row.setting) if isinstance(row.key, Primitive) and defined else None
     return make_row(row.key, row.setting, row.measurement)
 

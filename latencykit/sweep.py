@@ -25,7 +25,6 @@ from latencykit.lowering import graph_to_onnx, network_onnx
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_versions
 from latencykit.schema import to_json
-from latencykit.spec import Identity, Zero
 from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
 from latencykit.table_file import load_table, save_table, table_checksum
 
@@ -284,7 +283,7 @@ def _check_sentinel(setting: Setting, reference_us: float | None, journal: Journ
 
 
 def _is_defined(key: Timed) -> bool:
-    return isinstance(key, Primitive) and all(isinstance(o, Identity | Zero) for o in key.operations)
+    return isinstance(key, Primitive) and key.is_free
 
 
 def key_model(key: Timed) -> bytes:

@@ -21,7 +21,6 @@ from latencykit.keys import Edge, Key, Level, Primitive, key_id, key_level
 from latencykit.macro import Macro
 from latencykit.measurement import LONGEST_US, Measurement
 from latencykit.runtime import Setting
-from latencykit.spec import Identity, Zero
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +104,7 @@ def make_row(key: Primitive | Kernel, setting: Setting, measurement: Measurement
 
 def defined_row(key: Primitive, setting: Setting) -> Row:
     """The row of an operation that no network contains: an identity passes its input on, a zero is deleted."""
-    if not all(isinstance(operation, Identity | Zero) for operation in key.operations):
+    if not key.is_free:
         raise InputError(f"row {key}: only identity and zero cost nothing by definition.")
     return Row(key, setting, "defined", 0, 0, 0)
 

@@ -4,7 +4,7 @@ History of the schema:
 
 * 1 - levels `isolated` and `kernel`; `calibration` and `validation` have their place and are empty.
 * 2 - level `edge`, its macro configurations listed once; networks as this CPU runs them, their timings, the cost models
-  calibrated on them, validations.
+  calibrated on them, validations. Since 2 a model may have `drift_pct`, which is written where there is some.
 """
 
 from __future__ import annotations

@@ -54,6 +54,9 @@ def validate_command(
     The networks of the sets mixed and unet lie outside of the paper's space: add their kernels before (latencykit
     sample --set mixed, latencykit build --add). Killed, the same command goes on where it was.
 
+    Calibration networks are timed along: a machine that is slower than it was in the build is told from a table that is
+    wrong.
+
     Example: latencykit validate luts/mine.json --networks 40 --seed 7 --threads 2 --plot validation.png
     """
     if plot:

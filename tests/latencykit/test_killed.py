@@ -1,5 +1,6 @@
-"""Real builds, killed for real."""
+"""Real builds and validations, killed for real."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from latencykit.keys import key_id
 from latencykit.sweep import (
     timing_id,
 )
+from latencykit.table import Table
 from latencykit.table_file import load_table
 from tests.latencykit.building import entries
 from tests.latencykit.made_up import (
@@ -63,12 +65,19 @@ def start(command: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for_lines(journal: Path, count: int, running: "subprocess.Popen[str]") -> None:
+def wait_for_lines(folder: Path, count: int, running: "subprocess.Popen[str]") -> Path:
+    """The journal in a folder, once it has so many lines."""
     deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_bytes().count(b"\n") < count:
+    while not any(path.read_bytes().count(b"\n") >= count for path in folder.glob("*.journal")):
         assert running.poll() is None, running.stderr.read()
         assert time.monotonic() < deadline, "no samples came"
         time.sleep(0.02)
+    return next(folder.glob("*.journal"))
+
+
+def whole_lines(journal: Path) -> list[str]:
+    """Its lines without one that was being written."""
+    return journal.read_text().rpartition("\n")[0].splitlines()
 
 
 def measuring(parent: int) -> list[Path]:
@@ -86,9 +95,9 @@ def measuring(parent: int) -> list[Path]:
 @pytest.mark.real_clock
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command: list[str], tmp_path: Path):
-    journal = tmp_path / "t.json.journal"
     running = start(command)
-    wait_for_lines(journal, 40, running)
+    journal = wait_for_lines(tmp_path, 40, running)
+    assert journal == tmp_path / "t.json.journal"
     workers = measuring(running.pid)
     running.send_signal(signal.SIGKILL)
     running.communicate()
@@ -98,7 +107,7 @@ def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command:
     while any(path.exists() for path in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(path.exists() for path in workers)  # the measuring process ends by itself
-    before = journal.read_text().splitlines()
+    before = whole_lines(journal)
 
     for _ in range(5):
         resumed = subprocess.run(
@@ -116,8 +125,7 @@ def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command:
     assert (result["repeated"], result["reused"]) == (0, 0)
 
     after = journal.read_text().splitlines()
-    whole = before if before[-1].endswith("}}") else before[:-1]
-    assert after[: len(whole)] == whole
+    assert after[: len(before)] == before
     sets = Counter((e["sample"]["id"], e["sample"]["process"]) for e in entries(journal))
     timed = {key_id(row.key) for row in table.rows if row.origin == "measured"}
     expected = {(name, process) for name in timed for process in range(3)}
@@ -131,10 +139,37 @@ def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command:
 
 @pytest.mark.real_clock
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_ends_with_7_and_keeps_the_journal(command: list[str], tmp_path: Path):
-    journal = tmp_path / "t.json.journal"
+def test_a_killed_validation_goes_on_where_it_was_and_measures_nothing_twice(tiny_table: Table, tmp_path: Path):
+    (tmp_path / "space.json").write_text(TINY_JSON)
+    shutil.copy(tiny_table.path, tmp_path / "t.json")
+    command = ["validate", str(tmp_path / "t.json"), "--networks", "6", "--seed", "7", "--threads", "1",
+               "--macro", str(tmp_path / "space.json"), "--json"]  # fmt: skip
     running = start(command)
-    wait_for_lines(journal, 5, running)
+    journal = wait_for_lines(tmp_path, 12, running)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert running.returncode == -signal.SIGKILL
+    before, witness = whole_lines(journal), tmp_path / "witness"
+    resuming = start(command)
+    while resuming.poll() is None:
+        with contextlib.suppress(FileNotFoundError):  # done, and deleted
+            witness.write_bytes(journal.read_bytes())
+        time.sleep(0.002)
+    output, errors = resuming.communicate()
+    assert resuming.returncode == 0, errors
+    assert json.loads(output)["n"] == 6
+    after = whole_lines(witness)
+    assert after[: len(before)] == before
+    sets = Counter((e["sample"]["id"], e["sample"]["process"]) for e in map(json.loads, after[1:]))
+    assert set(sets.values()) == {1}
+    assert {path.name for path in tmp_path.iterdir()} == {"space.json", "t.json", "witness"}
+
+
+@pytest.mark.real_clock
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_ends_with_7_and_keeps_the_journal(command: list[str], tmp_path: Path):
+    running = start(command)
+    journal = wait_for_lines(tmp_path, 5, running)
     running.send_signal(signal.SIGINT)
     output, errors = running.communicate(timeout=30)
     assert running.returncode == 7
