@@ -122,8 +122,7 @@ def _models(table: Table) -> list[CostModel]:
         timings = [t for t in table.timings if (t.setting, t.pace_hz) == (setting, pace_hz)]
         if len(timings) < FEWEST_NETWORKS:
             continue
-        networks = [table.network(timing.network) for timing in timings]
-        seen = [network_features(table, setting, network.kernels) for network in networks if network]
+        seen = [network_features(table, setting, table.network_of(timing).kernels) for timing in timings]
         model = fit_model(setting, pace_hz, seen, [t.median_us for t in timings], drift_of(timings))
         before = table.model(setting, pace_hz)
         found.append(before if before is not None and _alike(model, before) else model)

@@ -133,9 +133,9 @@ def _require_alike(there: Table, here: Table) -> None:
     if theirs.keys() != ours.keys() or len(theirs) < len(there.models):
         raise InputError(f"{TABLE}: its cost models are not those of its timings.")
     for timing in here.timings:
-        rhythm, network = (timing.setting, timing.pace_hz), here.network(timing.network)
-        if rhythm in ours and network is not None:
-            seen = network_features(here, timing.setting, network.kernels)
+        rhythm = timing.setting, timing.pace_hz
+        if rhythm in ours:
+            seen = network_features(here, timing.setting, here.network_of(timing).kernels)
             _require_near("a cost model's prediction", theirs[rhythm].latency_us(seen), ours[rhythm].latency_us(seen))
             for end, own in zip(theirs[rhythm].interval_us(seen), ours[rhythm].interval_us(seen), strict=True):
                 _require_near("a cost model's interval", end, own)

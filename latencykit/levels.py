@@ -81,8 +81,8 @@ def _isolated_scale(table: Table, setting: Setting, pace_hz: float | None) -> fl
     """One factor from classical sums to the calibration networks' timings: all that such a table can be given."""
     ratios = []
     for timing in table.timings:
-        lowered = table.network(timing.network)
-        if (timing.setting, timing.pace_hz) == (setting, pace_hz) and lowered and lowered.network:
-            isolated = _isolated(table, setting, network_graph(lowered.network))
+        network = table.network_of(timing).network
+        if (timing.setting, timing.pace_hz) == (setting, pace_hz) and network:
+            isolated = _isolated(table, setting, network_graph(network))
             ratios += [timing.median_us / isolated.raw_us] if isolated else []
     return float(np.median(ratios)) if ratios else None

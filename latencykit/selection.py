@@ -180,7 +180,7 @@ def choose_networks(
     if chosen_from in ("uniform", "mixed", "unet"):
         return [Chosen(chosen_from, network) for network in sampled_set(chosen_from, macro, count, seed)]
     costs = cost(table, setting, macro, pace_hz=pace_hz)
-    known = [network.network for t in table.timings if (network := table.network(t.network)) and network.network]
+    known = [network for timing in table.timings if (network := table.network_of(timing).network)]
     if chosen_from == "tails":
         return [Chosen("tails", network) for network in tails(macro, costs, count, seed)]
     if chosen_from == "minimisers":

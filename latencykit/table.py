@@ -216,6 +216,10 @@ class Table:
         """The network of an id; None where the table has not lowered it."""
         return self._networks.get(name)
 
+    def network_of(self, timing: NetworkTiming) -> LoweredNetwork:
+        """The network that one of this table's timings is of."""
+        return self._networks[timing.network]
+
     def model(self, setting: Setting, pace_hz: float | None) -> CostModel | None:
         """The cost model of a setting and rhythm; None where nothing was calibrated."""
         return next((m for m in self.models if (m.setting, m.pace_hz) == (setting, pace_hz)), None)

@@ -76,7 +76,7 @@ def validate(
     pace_hz = protocol.pace_hz
     networks = {network_id(one.network): one.network for one in chosen}
     anchors = _anchors(table, setting, chosen, pace_hz)
-    models = {timing.network: partial(_calibration_model, table, timing) for timing in anchors}
+    models = {timing.network: partial(network_model, table.network_of(timing)) for timing in anchors}
     models |= {name: partial(network_onnx, network) for name, network in networks.items()}
     predict = Predictor(table, setting, pace_hz)
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,14 +151,8 @@ def _anchors(table: Table, setting: Setting, chosen: Sequence[Chosen], pace_hz: 
         (t for t in table.timings if (t.setting, t.pace_hz) == (setting, pace_hz)), key=lambda t: t.median_us
     )
     macros = {one.network.macro for one in chosen if isinstance(one.network, Architecture)}
-    pairs = [(timing, lowered.network) for timing in timed if (lowered := table.network(timing.network))]
+    pairs = [(timing, table.network_of(timing).network) for timing in timed]
     alike = [timing for timing, network in pairs if isinstance(network, Architecture) and network.macro in macros]
     pool = alike if len(alike) >= FEWEST_ANCHORS else [timing for timing, network in pairs if network is not None]
     places = np.linspace(0, len(pool) - 1, min(ANCHORS, len(pool))).round().astype(int)
     return [pool[place] for place in places]
-
-
-def _calibration_model(table: Table, timing: NetworkTiming) -> bytes:
-    network = table.network(timing.network)
-    assert network is not None  # a table holds the networks of its timings
-    return network_model(network)
