@@ -1,12 +1,9 @@
 """`latencykit` in this process, as its entry point runs it, and files to run it on."""
 
-import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,25 +17,10 @@ from latencykit.lowering import graph_to_onnx
 from latencykit.spec import Conv
 from latencykit.table import Table
 from latencykit.topology import physical_cpus
+from tests.ended import Tool, run_command
 from tests.latencykit.made_up import TINY_JSON, unhurried
 
 TOO_MANY = str(len(physical_cpus()) + 1)
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The one JSON object on standard output."""
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-
-Tool = Callable[..., Ended]
 
 
 def doctor_says(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> None:
@@ -47,21 +29,11 @@ def doctor_says(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> None:
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
     """Runs `latencykit WORDS` in this process, on a machine that the doctor calls fit."""
     doctor_says(monkeypatch, Verdict(True, (), read_cpu()))
 
-    def run(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["latencykit", *map(str, words)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return partial(run_command, main, "latencykit")
 
 
 @pytest.fixture

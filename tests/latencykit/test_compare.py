@@ -3,10 +3,9 @@
 import dataclasses
 import json
 import re
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from latencykit.runtime import Setting
 from latencykit.spec import Identity
 from latencykit.table import Sentinel, Table, defined_row, make_row
 from latencykit.table_file import load_table, save_table
+from tests.ended import Tool, run_command
 from tests.latencykit.made_up import CPU, ONE, RUNTIME, TWO, made_up_table, relu_kernel, steady
 
 KEYS: list[Key] = [relu_kernel(channels) for channels in range(1, 41)]
@@ -144,28 +144,9 @@ def test_verdicts_survive_the_file(tmp_path: Path):
 # The command
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Tool = Callable[..., Ended]
-
-
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
-    def run(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["latencykit", *map(str, words)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Ended(code, *capsys.readouterr())
-
-    return run
+def tool() -> Tool:
+    return partial(run_command, main, "latencykit")
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """The self-test: what it pairs, how it is judged, and that it can fail."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from latencykit.errors import UsageError
 from latencykit.measurement import Protocol
 from latencykit.selftest import BARS_PCT, ITEMS_A_KERNEL, PLANTED_PCT, selftest, selftest_kernels
 from latencykit.topology import physical_cpus
+from tests.ended import Tool, run_command
 from tests.latencykit.made_up import ONE, TINY, FakeWorkers, relu_kernel
 
 KERNELS = [relu_kernel(channels) for channels in range(1, 11)]
@@ -23,20 +23,9 @@ ALARMED = 'result["samples_us"] = [v * (1 + 0.2 * ("+" in item["id"])) for v in 
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
     monkeypatch.setattr(commands, "selftest_kernels", lambda pairs: KERNELS[:pairs])
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latencykit", "selftest", "--threads", "1", *map(str, words)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_command, main, "latencykit", "selftest", "--threads", "1")
 
 
 def test_every_kernel_is_measured_four_times_in_every_process_and_judged_in_pairs(tmp_path, monkeypatch):
@@ -70,7 +59,7 @@ def test_no_pairs_are_refused():
         selftest(ONE, [], THREE)
 
 
-def test_a_self_test_in_json(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_self_test_in_json(tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     FakeWorkers(tmp_path, monkeypatch, HONEST)
     code, out, _ = tool("--pairs", 4, "--json")
     assert code == 0
@@ -83,7 +72,7 @@ def test_a_self_test_in_json(tool: Any, tmp_path: Path, monkeypatch: pytest.Monk
     assert (data["same_pct"], data["slowdown_found_pct"], data["wrong"]) == (100, 100, [])
 
 
-def test_a_self_test_that_fails_is_code_8_and_names_the_doctor(tool: Any, tmp_path: Path, monkeypatch):
+def test_a_self_test_that_fails_is_code_8_and_names_the_doctor(tool: Tool, tmp_path: Path, monkeypatch):
     FakeWorkers(tmp_path, monkeypatch, LAZY)
     code, out, err = tool("--pairs", 4)
     assert code == 8

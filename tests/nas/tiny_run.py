@@ -4,15 +4,12 @@ The run is done twice into one folder: without `--final`, then with it.
 """
 
 import contextlib
-import io
-import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -25,6 +22,7 @@ from latencykit.validate import validate
 from nas import latency, pipeline
 from nas.cli import main
 from nas.data import Dataset
+from tests.ended import Ended, run_command
 
 MACRO = Macro(segmentation_stride=8, quality_stride=8, segmentation_widths=(2, 4, 8), quality_widths=(4, 4))
 BASELINE, SEARCHED = "unet4-s8", "searched"
@@ -70,35 +68,12 @@ search = {{ lambda_latency = 0.1 }}
 QUICK = Protocol(samples=2, block_us=0, warmup_ms=0, processes=1)
 
 
-class Ended(NamedTuple):
-    """How a command ended: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The one JSON object on standard output."""
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-
 NOT_YET = Ended(-1, "", "")
 
 
 def nas(*words: object) -> Ended:
     """Run `nas WORDS` in this process, as its entry point does."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["nas", *map(str, words)])
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as stop:
-                code = stop.code or 0
-    return Ended(code, out.getvalue(), err.getvalue())
+    return run_command(main, "nas", *words)
 
 
 @contextlib.contextmanager
