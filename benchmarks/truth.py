@@ -6,8 +6,8 @@ The table must have been built earlier. Networks outside of its space (random ma
 get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there
 and of this table is not run again. A machine with neighbours changes its speed: a step during which it was more than
 `OFF_PCT` from what it was in the build, by calibration networks timed along, is run again, and the run nearest to the
-build is kept, whatever it says of the table; the file names what all runs were off. `bars.md` and `bars.json` are made
-of the files.
+build counts, whatever it says of the table; all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the
+files; a figure whose step has not been run is one that is not there.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def _validate(step: Step, words: list[str], out: Path, threads: int, sha: str) -
         if found["slowdown_pct"] is None:
             sys.exit(f"{words[1]} has no cost model of this rhythm: build it with its networks")
         off = [*kept.get("slowdowns_of_all_runs_pct", []), found["slowdown_pct"]]
+        write_json(out / "runs" / f"{path.stem}-{len(off)}.json", {**found, "table_sha": sha})
         if not kept or abs(found["slowdown_pct"]) < abs(kept["slowdown_pct"]):
             kept = found
             if step.drawn:
@@ -139,7 +140,10 @@ def _latencykit(*words: str) -> Any:
 def _line(bar: Bar, counts: list[int], out: Path) -> dict[str, Any]:
     line: dict[str, Any] = {"what": bar.what, "bar": bar.bar, "above": bar.above}
     for count in counts:
-        found = json.loads((out / f"{bar.step}-{count}.json").read_text(encoding="utf-8"))
+        path = out / f"{bar.step}-{count}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
         part, at_build = (
             whole["sets"][bar.chosen_from] if bar.chosen_from else whole for whole in (found, found["at_build_speed"])
         )
@@ -169,7 +173,10 @@ def _markdown(lines: list[dict[str, Any]], counts: list[int]) -> str:
     for line in lines:
         cells = []
         for count in counts:
-            found = line[str(count)]
+            found = line.get(str(count))
+            if found is None:
+                cells += ["not run", "not run"]
+                continue
             for figure, reached in (("value", "reached"), ("at_build_speed", "reached_at_build_speed")):
                 cells.append(f"{found[figure]:.3g}" + ("" if found[reached] else " (missed)"))
         table.append(f"| {line['what']} | {'>=' if line['above'] else '<='} {line['bar']:g} | {' | '.join(cells)} |")

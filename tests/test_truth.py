@@ -59,7 +59,9 @@ def test_a_step_is_run_again_until_the_machine_is_as_fast_as_in_the_build(runs: 
     assert runs.count == 2
     found = kept(tmp_path / "s-1.json")
     assert (found["slowdown_pct"], found["slowdowns_of_all_runs_pct"]) == (-1.0, [7.0, -1.0])
-    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "s-1.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "s-1.png", "runs"}
+    runs_kept = [kept(tmp_path / "runs" / f"s-1-{number}.json")["slowdown_pct"] for number in (1, 2)]
+    assert runs_kept == [7.0, -1.0]
     assert (tmp_path / "s-1.png").read_text() == "2"
 
 
@@ -77,7 +79,7 @@ def test_a_step_that_was_run_near_enough_is_run_once_for_each_table(runs: Runs, 
         truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, sha)
         assert runs.count == count
         assert kept(tmp_path / "s-1.json")["table_sha"] == sha
-    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "runs"}
 
 
 def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: Path):
@@ -107,6 +109,14 @@ def test_every_bar_finds_its_figure_as_measured_and_at_the_build_s_speed(tmp_pat
     table = truth._markdown([truth._line(bar, [1], tmp_path) for bar in BARS], [1])
     assert len(table.splitlines()) == 2 + len(BARS)
     assert "| MAPE, stride 2 | <= 3 | 9 (missed) | 1.5 |" in table
+
+
+def test_a_step_that_was_not_run_is_said_not_left_out(tmp_path: Path):
+    (tmp_path / "stride2-1.json").write_text(json.dumps(validation(2.0, 1.5, 0.0)), encoding="utf-8")
+    table = truth._markdown([truth._line(bar, [1, 2], tmp_path) for bar in BARS], [1, 2])
+    assert len(table.splitlines()) == 2 + len(BARS)
+    assert "| MAPE, stride 2 | <= 3 | 2 | 1.5 | not run | not run |" in table
+    assert "| MAPE, paced, stride 1 | <= 5 | not run | not run | not run | not run |" in table
 
 
 def test_a_bar_may_be_a_least_or_a_most():
