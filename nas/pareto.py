@@ -157,7 +157,7 @@ def pareto_figure(front: Front) -> Figure:
     axes.set_xlabel(f"latency of the whole pair, median, ms\n{front.conditions}", fontsize=9)
     axes.set_ylabel("Dice, mean over seeds", fontsize=9)
     tidy(axes)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="best", frameon=False, fontsize=8)
     axes.set_title(
         f"hypervolume {front.hypervolume:.3f} (Dice over ln ms; reference {front.reference_ms:g} ms, "
         f"{front.reference_dice:g})",
