@@ -9,12 +9,13 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latencykit.bench import Sample, measure_items
+from latencykit.bench import ATTEMPTS, Sample, measure_items
 from latencykit.errors import InputError, NotComparableError
 from latencykit.files import TEMPORARY, write_text
 from latencykit.host import CpuFacts
@@ -120,41 +121,73 @@ def _sample(data: dict[str, Any]) -> Sample:
     return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})
 
 
-def measure_batch(
-    models: Mapping[str, tuple[Callable[[], bytes], bool]],
+Models = Mapping[str, tuple[Callable[[], bytes], bool]]
+"""By id what makes a model, since all of them together may be too large, and whether it is to run as it stands."""
+
+
+def measure_batches(
+    batches: Sequence[tuple[Protocol, Models]],
     setting: Setting,
-    protocol: Protocol,
     reference_us: float | None,
     journal: Journal,
     advance: Callable[[str], object],
 ) -> None:
-    """Measure what the journal does not hold yet of some models.
+    """Measure what the journal does not hold yet.
+
+    Every round of processes goes through all batches before the next one begins, so that whatever the machine does
+    meanwhile falls on kernels and networks alike. What was taken in another state of the machine is taken again, at
+    once in the rounds, then with patience.
 
     Args:
-        models: what makes each, since all of them together may be too large, and whether it is to run as it stands.
+        batches: models and how often each is called.
         setting: the execution setting.
-        protocol: how often each is called.
         reference_us: what the sentinel took at its best, earlier; what it takes in the journal counts too.
         journal: of what was measured; what is measured goes there.
         advance: told the id of each sample set, those of the journal included.
     """
-    known = [sample for sample in journal.samples(setting) if sample.id in models]
-    best_us = min([us for s in journal.samples(setting) for us in s.sentinel_us], default=math.inf)
-    best_us = min(best_us, reference_us or math.inf)
-    reference_us = best_us if math.isfinite(best_us) else None
-    done = {(sample.id, sample.process) for sample in known}
+    asked = {name for _, models in batches for name in models}
+    done = {(sample.id, sample.process) for sample in journal.samples(setting) if sample.id in asked}
     for name, _ in done:
         advance(name)
+    rounds = max((protocol.processes for protocol, models in batches if models), default=1)
     folder = journal.path.parent  # where the next build removes what a killed one leaves
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
-        items = []
-        for name, (model, as_is) in models.items():
-            path = Path(scratch) / f"{name}.onnx"
-            path.write_bytes(model())
-            items.append(Item(name, str(path), as_is))
-        with closing(measure_items(items, setting, protocol, known=known, reference_us=reference_us)) as samples:
-            for sample in samples:
-                journal.append(setting, sample)
-                if (sample.id, sample.process) not in done:
-                    done.add((sample.id, sample.process))
-                    advance(sample.id)
+        work = [(protocol, _written(models, Path(scratch))) for protocol, models in batches if models]
+        for upto, attempts in [*((n, 1) for n in range(1, rounds)), (rounds, ATTEMPTS)]:
+            for protocol, items in work:
+                part = replace(protocol, processes=min(upto, protocol.processes))
+                for sample in _measured(items, setting, part, reference_us, journal, attempts):
+                    if (sample.id, sample.process) not in done:
+                        done.add((sample.id, sample.process))
+                        advance(sample.id)
+
+
+def _written(models: Models, folder: Path) -> list[Item]:
+    items = []
+    for name, (model, as_is) in models.items():
+        path = folder / f"{name}.onnx"
+        path.write_bytes(model())
+        items.append(Item(name, str(path), as_is))
+    return items
+
+
+def _measured(
+    items: Sequence[Item],
+    setting: Setting,
+    protocol: Protocol,
+    reference_us: float | None,
+    journal: Journal,
+    attempts: int,
+) -> Iterator[Sample]:
+    """What the journal lacks of these items, written to it as it comes."""
+    before = journal.samples(setting)
+    best_us = min([*(us for s in before for us in s.sentinel_us), reference_us or math.inf], default=math.inf)
+    names = {item.id for item in items}
+    known = [sample for sample in before if sample.id in names]
+    reference_us = best_us if math.isfinite(best_us) else None
+    with closing(
+        measure_items(items, setting, protocol, known=known, reference_us=reference_us, attempts=attempts)
+    ) as samples:
+        for sample in samples:
+            journal.append(setting, sample)
+            yield sample

@@ -2,8 +2,9 @@
 
 A row's ratio is that of the two quoted figures, medians over processes. How sure it is:
 
-* processes are the independent unit; the standard error of a median over them is Maritz and Jarrett's, which is a
-  bootstrap's limit, since processes differ with heavy tails: now and then one is 10 % off, with two threads 100 %;
+* processes are the independent unit, two sides that ran in the same ones are compared process by process; the
+  standard error of a median over them is Maritz and Jarrett's, which is a bootstrap's limit, since processes differ
+  with heavy tails: now and then one is 10 % off, with two threads 100 %;
 * three processes a side give four degrees of freedom, too few to decide anything. All rows of a setting say together
   what spread is usual, and each row's own is drawn towards that as far as rows resemble each other (the moderated t
   of limma; Smyth 2004);
@@ -59,33 +60,49 @@ ONE_MEASUREMENT = Judgement("SAME", 1.0, (1.0, 1.0), 1.0)
 
 
 def judge(
-    a: Sequence[Measurement], b: Sequence[Measurement], groups: Sequence[Hashable], margin_pct: float
+    a: Sequence[Measurement],
+    b: Sequence[Measurement],
+    groups: Sequence[Hashable],
+    margin_pct: float,
+    *,
+    one_run: bool = False,
 ) -> list[Judgement]:
-    """Judge measurements in pairs.
+    """Judge measurements two by two.
 
     Args:
         a: one side.
         b: the other, equally long.
         groups: the rows of a group share what spread is usual (a setting).
         margin_pct: a smaller change does not matter.
+        one_run: both sides were measured in the same processes, one by one: what one process is slower by than the
+            next is no change then. The ratio is the median over processes of theirs.
     """
     medians = [m.process_medians_us for m in a], [m.process_medians_us for m in b]
-    return judge_medians(*medians, groups, margin_pct)
+    return judge_medians(*medians, groups, margin_pct, one_run=one_run)
 
 
 def judge_medians(
-    a_us: Sequence[Sequence[float]], b_us: Sequence[Sequence[float]], groups: Sequence[Hashable], margin_pct: float
+    a_us: Sequence[Sequence[float]],
+    b_us: Sequence[Sequence[float]],
+    groups: Sequence[Hashable],
+    margin_pct: float,
+    *,
+    one_run: bool = False,
 ) -> list[Judgement]:
     """`judge` of the medians by process."""
     if not a_us:
         return []
-    (centre_a, spread_a, n_a), (centre_b, spread_b, n_b) = _medians(a_us), _medians(b_us)
-    freedom = n_a + n_b - 2
-    variance = ((n_a - 1) * spread_a + (n_b - 1) * spread_b) / np.maximum(freedom, 1)
+    if one_run:
+        shift, variance, n = _medians([np.divide(b, a).tolist() for a, b in zip(a_us, b_us, strict=True)])
+        freedom, share = n - 1, 1 / n
+    else:
+        (centre_a, spread_a, n_a), (centre_b, spread_b, n_b) = _medians(a_us), _medians(b_us)
+        shift, freedom, share = centre_b - centre_a, n_a + n_b - 2, 1 / n_a + 1 / n_b
+        variance = ((n_a - 1) * spread_a + (n_b - 1) * spread_b) / np.maximum(freedom, 1)
     for group in set(groups):
         chosen = np.array([other == group for other in groups])
         variance[chosen], freedom[chosen] = moderated(variance[chosen], freedom[chosen])
-    shift, error = centre_b - centre_a, np.sqrt(variance * (1 / n_a + 1 / n_b))
+    error = np.sqrt(variance * share)
     freedom = np.maximum(freedom, 1)  # of rows without any, whose error is infinite
     q = stats.false_discovery_control(2 * special.stdtr(freedom, -np.abs(shift) / error))
     reach = error * special.stdtrit(freedom, (1 + CONFIDENCE) / 2)

@@ -17,7 +17,7 @@ from latencykit.coverage import lower_all
 from latencykit.edges import LoweredSamples
 from latencykit.errors import InputError
 from latencykit.evidence import evidence
-from latencykit.journal import Journal, measure_batch
+from latencykit.journal import Journal, measure_batches
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.kit_plan import GRAPHS, MANIFEST, PLAN, SAMPLES, TABLE, VALIDATION, KitPlan, manifest_of, plan_to_bytes
 from latencykit.lines import lines
@@ -96,7 +96,7 @@ def time_networks(work: Work, settings: Sequence[Setting], table: Table, journal
     models = {name: (partial(work.model, network), False) for name, network in networks.items()}
     with lines("time unseen networks", len(settings) * len(models) * journal.protocol.processes) as advance:
         for setting in settings:
-            measure_batch(models, setting, journal.protocol, table.reference_us(setting), journal, advance)
+            measure_batches([(journal.protocol, models)], setting, table.reference_us(setting), journal, advance)
 
 
 def timings_json(work: Work, settings: Sequence[Setting], table: Table, journal: Journal) -> list[dict[str, Any]]:

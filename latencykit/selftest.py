@@ -3,7 +3,8 @@
 Each kernel is four items of one measurement: itself, itself again, and itself 5 % and 10 % slower. The slowdown is real
 time in the timed block: after each call the measuring process works on the clock for that part of what the call took
 (`timing.slowed`; all four items carry the cost of that). Items are interleaved over fresh processes like the rows of a
-table, and judged all in one, by what judges tables.
+table, and judged all in one, by what judges tables, but process by process: the four share each of them, two tables
+share none.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from latencykit.worker import Item
 SELFTEST_PROTOCOL = Protocol(samples=5, block_us=500, warmup_ms=2, processes=24)
 """Many processes and few samples in each, since processes differ more than samples do."""
 ATTEMPTS = 2
-"""A process measures all items of a pair in one state of the machine, whatever that is, so little is lost by it."""
+"""A process measures all items of a kernel in one state of the machine, whatever that is, so little is lost by it."""
 PAIRS = 66
 PLANTED_PCT = (0.0, 5.0, 10.0)
 """What the second of a pair is slowed by."""
@@ -120,6 +121,7 @@ def selftest(
         [found[f"{index}+{percent:g}"] for index, _, percent in planted],
         [setting] * len(planted),
         MARGIN_PCT,
+        one_run=True,
     )
     pairs = zip(planted, judged, strict=True)
     return SelfTest(setting, tuple(Pair(kernel, percent, judgement) for (_, kernel, percent), judgement in pairs))

@@ -18,7 +18,7 @@ from latencykit.errors import InputError, InterruptedRunError, NotComparableErro
 from latencykit.files import remove_leftovers
 from latencykit.graph import chain
 from latencykit.instructions import as_used
-from latencykit.journal import Journal, measure_batch
+from latencykit.journal import Journal, measure_batches
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx, network_onnx
@@ -224,8 +224,7 @@ def _measure_setting(
     reference_us = table.reference_us(setting)
     if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
-    for rhythm, batch in batches:
-        measure_batch(batch, setting, rhythm, reference_us, journal, advance)
+    measure_batches(batches, setting, reference_us, journal, advance)
     measured = collect(journal.samples(setting))
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)

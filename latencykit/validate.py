@@ -23,7 +23,7 @@ from latencykit.calibration import NetworkTiming
 from latencykit.errors import InterruptedRunError, UsageError
 from latencykit.files import remove_leftovers
 from latencykit.instructions import used_cpu
-from latencykit.journal import Journal, measure_batch
+from latencykit.journal import Journal, measure_batches
 from latencykit.kernels import kernels_of
 from latencykit.levels import Predictor
 from latencykit.lowering import network_onnx
@@ -88,7 +88,7 @@ def validate(
         remove_leftovers(log.path)
         try:
             items = {name: (model, False) for name, model in models.items()}
-            measure_batch(items, setting, protocol, table.reference_us(setting), log, advance)
+            measure_batches([(protocol, items)], setting, table.reference_us(setting), log, advance)
         except KeyboardInterrupt as stop:
             kept = f"what was measured is in {journal}, the same command resumes" if journal else "nothing was kept"
             raise InterruptedRunError(f"stopped; {kept}") from stop

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from latencykit.architecture import read_architecture
-from latencykit.bench import UNSTEADY, measure_items
+from latencykit.bench import STEADY_PCT, UNSTEADY
 from latencykit.commands.options import kernels_for
 from latencykit.kernels import CALL_OVERHEAD
 from latencykit.keys import Edge
@@ -57,7 +57,8 @@ def test_a_build_says_what_it_took_again(tool: Tool, stranger: Path, tmp_path: P
     FakeWorkers(tmp_path, monkeypatch, states=[50.0, 80.0, 50.0])
     words = ["build", "--out", tmp_path / "t.json", "--threads", 1, "--only-added", "--add", stranger, "--json"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(measure_items.__kwdefaults__, "attempts", 2)
+        patch.setattr("latencykit.journal.ATTEMPTS", 2)
+        patch.setattr("latencykit.bench.STEADY_PCT", STEADY_PCT)
         data = tool(*words).data
     assert data["repeated"] == data["measured"]
     assert (
@@ -329,7 +330,7 @@ def test_a_stored_validation_is_in_the_table_and_what_the_table_predicts_is_the_
 
 
 def test_a_validation_on_an_unsteady_machine_warns(tool, table, space, tmp_path, monkeypatch):
-    monkeypatch.setitem(measure_items.__kwdefaults__, "attempts", 1)
+    monkeypatch.setattr("latencykit.journal.ATTEMPTS", 1)
     FakeWorkers(tmp_path, monkeypatch, states=[9000.0])
     words = ("validate", table, "--networks", 2, "--seed", 7, "--threads", 1, "--macro", space, "--processes", 2)
     data = tool(*words, "--json").data

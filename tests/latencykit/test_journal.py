@@ -9,7 +9,7 @@ import pytest
 from latencykit.bench import SENTINEL_ID, steadiest
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
-from latencykit.journal import Journal, measure_batch
+from latencykit.journal import Journal, measure_batches
 from latencykit.kernels import kernel_model
 from latencykit.runtime import Setting, runtime_version
 from latencykit.sweep import NETWORK_PROTOCOLS
@@ -116,8 +116,8 @@ def test_a_batch_knows_the_fastest_sentinel_of_all_that_the_journal_holds(tmp_pa
     journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
     rows, networks = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
     FakeWorkers(tmp_path / "fast", monkeypatch, states=[50.0])
-    measure_batch(rows, ONE, QUICK, None, journal, lambda name: None)
+    measure_batches([(QUICK, rows)], ONE, None, journal, lambda name: None)
     workers = FakeWorkers(tmp_path / "slow", monkeypatch, states=[80.0, 80.0, 51.0])
-    measure_batch(networks, ONE, QUICK, None, journal, lambda name: None)
+    measure_batches([(QUICK, networks)], ONE, None, journal, lambda name: None)
     assert [order for order in workers.orders if order != [SENTINEL_ID]] == [["network"]] * 4
     assert max(s.state_us for s in steadiest(journal.samples(ONE)).values()) == 51.0

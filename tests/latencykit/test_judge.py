@@ -148,6 +148,19 @@ def test_the_ratio_is_that_of_the_quoted_figures():
     assert found.outcome == "UNCLEAR"
 
 
+def test_what_both_sides_of_one_run_share_is_no_change():
+    """Processes in two states of the machine, 40 % apart, half of them each: together they tell 5 % all the same."""
+    rng = np.random.default_rng(6)
+    states = np.where(rng.random((ROWS, 24)) < 0.5, 1.4, 1.0) * np.exp(0.01 * rng.standard_normal((ROWS, 24)))
+    noise = np.exp(0.02 * rng.standard_normal((ROWS, 24)))
+    a, b = 100 * states, 100 * states * noise * (1 + half_planted(5.0)[:, None] / 100)
+    for one_run, share in ((True, 99), (False, 30)):
+        found = judge_medians(a.tolist(), b.tolist(), [0] * ROWS, MARGIN_PCT, one_run=one_run)
+        right = [j.outcome == ("SLOWER" if n % 2 else "SAME") for n, j in enumerate(found)]
+        assert (100 * np.mean(right) > share) == one_run
+    assert found[0].ratio == pytest.approx(np.median(b[0]) / np.median(a[0]))
+
+
 def test_rows_without_any_spread_are_told_apart_by_the_margin():
     factors = (1.0, 1.029, 1.031, 0.96, 1.5)
     a = [steady(100.0, processes=3)] * len(factors)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 
 from latencykit import selection
 from latencykit.agreement import ValidatedNetwork, Validation, agreement, summarise
-from latencykit.bench import PACED_VALIDATION_SAMPLES, VALIDATION_PROTOCOL, measure_items
+from latencykit.bench import PACED_VALIDATION_SAMPLES, VALIDATION_PROTOCOL
 from latencykit.calibrate import CALIBRATION_SEED
 from latencykit.coverage import COVERAGE_SEED
 from latencykit.edges import FIT_SEED, cost
@@ -347,7 +348,7 @@ def test_a_pace_is_timed_and_predicted_paced(tiny_table: Table, tmp_path, monkey
 
 
 def test_samples_of_another_state_are_counted(tiny_table: Table, tmp_path, monkeypatch):
-    monkeypatch.setitem(measure_items.__kwdefaults__, "attempts", 1)
+    monkeypatch.setattr("latencykit.journal.ATTEMPTS", 1)
     reference = tiny_table.reference_us(ONE)
     FakeWorkers(tmp_path, monkeypatch, states=[reference, 1.2 * reference])
     found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK)
@@ -476,7 +477,7 @@ def test_a_rhythm_is_validated_in_fewer_calls():
 
 @pytest.mark.real_clock
 def test_networks_are_really_timed(tiny_table: Table, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(measure_items.__kwdefaults__, "attempts", 1)
+    monkeypatch.setattr("latencykit.bench.STEADY_PCT", math.inf)
     found = validate(tiny_table, ONE, UNIFORM, protocol=QUICK)
     for entry in found.networks:
         assert entry.measured_ms > 0
