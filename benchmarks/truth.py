@@ -40,7 +40,7 @@ class Step:
 
 
 STEPS = (
-    Step("stride1", ("--networks", "100", "--seed", "11", "--set", "all", "--processes", "6"), drawn=True),
+    Step("stride1", ("--networks", "100", "--seed", "11", "--set", "all", "--processes", "8"), drawn=True),
     Step("stride2", ("--networks", "40", "--seed", "11", "--stride", "2", "--processes", "10")),
     Step("stride4", ("--networks", "40", "--seed", "11", "--stride", "4", "--processes", "10")),
     Step("mixed", ("--networks", str(OTHERS), "--seed", "11", "--set", "mixed", "--processes", "8")),

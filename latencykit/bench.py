@@ -6,6 +6,7 @@ Every process times every item once, in an order of its own, so that drift of th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -128,7 +129,7 @@ def measure_items(
         seed: decides the orders and the input values.
         known: samples from before; what is among them steadily is not measured again.
         reference_us: what the sentinel takes at its best, from an earlier run; else the best of this one.
-        attempts: 1 takes what comes.
+        attempts: 1 takes what comes, and lets what is known be.
         one_model_a_process: a process for each item and round, so that one model's memory is not another's.
 
     Raises:
@@ -139,7 +140,7 @@ def measure_items(
     seen, best = [*known], steadiest(known)
     with _sentinel_job(setting, protocol, seed) as job:
         for attempt in range(attempts):
-            limit_us = steady_limit_us(seen, reference_us)
+            limit_us = steady_limit_us(seen, reference_us) if attempts > 1 else math.inf
             rounds = [
                 [i for i in items if (i.id, n) not in best or best[i.id, n].state_us > limit_us]
                 for n in range(protocol.processes)
@@ -149,12 +150,24 @@ def measure_items(
             if attempt:
                 _wait_for(limit_us, job)
             for process, todo in enumerate(rounds):
-                random.Random(f"{seed}/{process}/{attempt}").shuffle(todo)
-                for group in [[item] for item in todo] if one_model_a_process else [todo] if todo else []:
+                order = _shuffled(todo, random.Random(f"{seed}/{process}/{attempt}"))
+                for group in [[item] for item in order] if one_model_a_process else [order] if order else []:
                     for sample in _run(replace(job, items=tuple(group)), process):
                         seen.append(sample)
                         _keep_steadier(best, sample)
                         yield sample
+
+
+def _shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
+    """Blocks in random order, and within each its items."""
+    named: dict[tuple[str, str], list[Item]] = {}
+    for item in items:
+        named.setdefault((item.block, "" if item.block else item.id), []).append(item)
+    blocks = list(named.values())
+    rng.shuffle(blocks)
+    for block in blocks:
+        rng.shuffle(block)
+    return list(itertools.chain.from_iterable(blocks))
 
 
 @contextlib.contextmanager

@@ -135,8 +135,8 @@ def measure_batches(
     """Measure what the journal does not hold yet.
 
     Every round of processes goes through all batches before the next one begins, so that whatever the machine does
-    meanwhile falls on kernels and networks alike. What was taken in another state of the machine is taken again, at
-    once in the rounds, then with patience.
+    meanwhile falls on kernels and networks alike. What was taken in another state of the machine is taken again at the
+    end, with patience.
 
     Args:
         batches: models and how often each is called.

@@ -2,9 +2,9 @@
 
 Each kernel is four items of one measurement: itself, itself again, and itself 5 % and 10 % slower. The slowdown is real
 time in the timed block: after each call the measuring process works on the clock for that part of what the call took
-(`timing.slowed`; all four items carry the cost of that). Items are interleaved over fresh processes like the rows of a
-table, and judged all in one, by what judges tables, but process by process: the four share each of them, two tables
-share none.
+(`timing.slowed`; all four items carry the cost of that). Kernels are interleaved over fresh processes like the rows
+of a table, the four of each one after another, and judged all in one, by what judges tables, but process by process:
+the four share each of them, and the machine's state; two tables share none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latencykit.bench import collect, gather, measure_items
@@ -133,5 +133,5 @@ ITEMS_A_KERNEL = 1 + len(PLANTED_PCT)
 def _items(index: int, kernel: Kernel, folder: Path) -> list[Item]:
     path = folder / f"{index}.onnx"
     path.write_bytes(kernel_model(kernel))
-    slowed = [Item(f"{index}+{percent:g}", str(path), True, percent) for percent in PLANTED_PCT]
-    return [Item(f"{index}", str(path), True, 0.0), *slowed]
+    plain = Item(f"{index}", str(path), True, 0.0, f"kernel {index}")
+    return [plain, *(replace(plain, id=f"{index}+{percent:g}", slowdown_pct=percent) for percent in PLANTED_PCT)]

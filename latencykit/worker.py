@@ -36,12 +36,15 @@ class Item:
         as_is: run the graph as it stands, since it is an optimised one already.
         slowdown_pct: planted by the self-test: each call takes this much longer than with 0, which has the cost of
             planting alone; None, everywhere else, is the bare call.
+        block: items of one block are timed one after another, in random order, so that they share the machine's state;
+            empty is a block of its own.
     """
 
     id: str
     path: str
     as_is: bool = False
     slowdown_pct: float | None = None
+    block: str = ""
 
 
 SENTINEL_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=2, processes=1)

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import math
 import os
 import sys
@@ -93,6 +94,18 @@ def test_the_orders_depend_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest
 def known(name: str, *processes: int, state_us: float = 50.0) -> list[Sample]:
     """Samples from before."""
     return [Sample(name, process, (7.0, 7.0), ("0",), None, 0.001, (state_us, state_us)) for process in processes]
+
+
+def test_the_items_of_a_block_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workers = FakeWorkers(tmp_path, monkeypatch)
+    items = [replace(item, block="ab"[n % 2] if n < 6 else "") for n, item in enumerate(ITEMS)]
+    list(measure_items(items, ONE, THREE))
+    blocks = {item.id: item.block or item.id for item in items}
+    for order in workers.orders:
+        assert set(order) == NAMES
+        runs = [name for name, _ in itertools.groupby(blocks[name] for name in order)]
+        assert len(runs) == len(set(runs)) == len(ITEMS) - 4
+    assert len({tuple(order) for order in workers.orders}) == 3
 
 
 def test_rounds_that_are_done_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -204,6 +217,8 @@ def test_a_single_attempt_takes_what_comes(tmp_path, monkeypatch):
     assert len(list(measure_items(ITEMS, ONE, THREE, attempts=1))) == 24
     assert len(workers.orders) == 3
     assert waits.slept_s == 0
+    before = [*known("item0", 0, state_us=80.0), *known("item0", 1)]
+    assert list(measure_items(ITEMS[:1], ONE, QUICK, known=before, attempts=1)) == []  # what is known is let be
 
 
 def test_samples_from_before_that_were_not_steady_are_measured_again(tmp_path, monkeypatch):

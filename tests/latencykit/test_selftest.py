@@ -35,6 +35,11 @@ def test_every_kernel_is_measured_four_times_in_every_process_and_judged_in_pair
     assert len(seen) == len(KERNELS) * ITEMS_A_KERNEL * THREE.processes
     assert [len(set(order)) for order in workers.orders] == [len(KERNELS) * ITEMS_A_KERNEL] * 3
     assert len({tuple(order) for order in workers.orders}) == 3  # each in an order of its own
+    for order in workers.orders:  # the four of a kernel share the machine's state
+        kernels = [name.partition("+")[0] for name in order]
+        assert [kernels[n : n + ITEMS_A_KERNEL] for n in range(0, len(kernels), ITEMS_A_KERNEL)] == [
+            [name] * ITEMS_A_KERNEL for name in kernels[::ITEMS_A_KERNEL]
+        ]
     assert [(pair.kernel, pair.planted_pct) for pair in found.pairs] == [(k, p) for k in KERNELS for p in PLANTED_PCT]
     for pair in found.pairs:
         assert pair.judgement.ratio == pytest.approx(1 + pair.planted_pct / 100)
