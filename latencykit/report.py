@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table as Grid
 
 from latencykit.agreement import Agreement, ValidatedNetwork, Validation
-from latencykit.bench import MeasuredModel
+from latencykit.end_to_end import MeasuredModel
 from latencykit.kernels import Kernel
 from latencykit.predict import Prediction
 

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from latencykit.bench import VALIDATION_PROTOCOL, measure_models
+from latencykit.bench import VALIDATION_PROTOCOL
 from latencykit.calibrate import fit_table, networks_to_lower, space_needs
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost
+from latencykit.end_to_end import measure_models
 from latencykit.errors import NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from latencykit.architecture import Network, network_graph, write_architecture
-from latencykit.bench import NETWORK_PROTOCOL, background_load, measure_models
+from latencykit.bench import NETWORK_PROTOCOL
 from latencykit.commands.options import FILE, PACE, kernels_for, macro_of, macro_option, pace_option, stride_option
 from latencykit.console import emit, json_option, threads_option
+from latencykit.end_to_end import background_load, measure_models
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure
 from latencykit.files import write_bytes

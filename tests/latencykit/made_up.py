@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latencykit import sweep
+from latencykit import bench, sweep
 from latencykit.baselines import Baseline
 from latencykit.calibrate import fit_table
 from latencykit.calibration import NetworkTiming
@@ -241,6 +242,39 @@ class FakeWorkers:
         """The process ids that are still there."""
         pids = [int(line) for line in self._pids.read_text().splitlines()]
         return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+PATIENCE_S = 3.0
+
+
+class Waits:
+    """A clock that only waiting moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s, self.slept_s = 0.0, 0.0
+        monkeypatch.setattr(bench, "time", self)
+        monkeypatch.setattr(bench, "PATIENCE_S", PATIENCE_S)
+
+    def monotonic(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept_s += seconds
+
+
+def children() -> set[int]:
+    """Process ids of this process's children."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid():
+            found.add(int(path.parent.name))
+    return found
 
 
 def ids(rows: Iterable[Row]) -> list[tuple[Setting, Key]]:

@@ -1,7 +1,6 @@
 import contextlib
 import itertools
 import math
-import os
 import sys
 from collections import Counter
 from contextlib import closing
@@ -10,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from latencykit import bench
 from latencykit.bench import (
-    P99_CALLS,
-    PACED_SAMPLES,
     SENTINEL_ID,
     STEADY_PCT,
-    UNSTEADY,
-    MeasuredModel,
     Sample,
-    background_load,
     collect,
     gather,
     measure,
     measure_items,
-    measure_models,
     sentinel_us,
     steadiest,
     steady_limit_us,
@@ -34,25 +26,12 @@ from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting
 from latencykit.topology import physical_cpus
 from latencykit.worker import Item
-from tests.latencykit.made_up import QUICK, FakeWorkers
+from tests.latencykit.made_up import PATIENCE_S, QUICK, FakeWorkers, Waits, children
 
 ONE = Setting(threads=1)
 ITEMS = [Item(f"item{index}", f"/nowhere/{index}.onnx") for index in range(8)]
 NAMES = {item.id for item in ITEMS}
 THREE = Protocol(samples=2, block_us=0, warmup_ms=0, processes=3)
-
-
-def children() -> set[int]:
-    """Process ids of this process's children."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.add(int(path.parent.name))
-    return found
 
 
 def test_more_threads_than_cores_are_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -124,26 +103,6 @@ def test_a_round_skips_only_what_it_has_done(tmp_path: Path, monkeypatch: pytest
 
 
 # The state of the machine
-
-
-PATIENCE_S = 3.0
-
-
-class Waits:
-    """A clock that only waiting moves."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s, self.slept_s = 0.0, 0.0
-        monkeypatch.setattr(bench, "time", self)
-        monkeypatch.setattr(bench, "PATIENCE_S", PATIENCE_S)
-
-    def monotonic(self) -> float:
-        self.now_s += 0.01
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-        self.slept_s += seconds
 
 
 BY_STATE = 'result["samples_us"] = [state] * len(samples)'
@@ -397,57 +356,3 @@ def test_one_model_is_measured_from_its_bytes_or_its_file(tiny_network: bytes, t
 def test_a_model_that_is_none_is_bad_input(tmp_path: Path):
     with pytest.raises(InputError, match="onnxruntime refuses"):
         measure(b"not a model", ONE, QUICK)
-
-
-def test_models_are_reported_in_the_order_asked_for_with_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    FakeWorkers(tmp_path, monkeypatch, 'result["memory_bytes"] = 1000 if item["id"] == "0" else None')
-    ticks: list[int] = []
-    paths = [tmp_path / "b.onnx", tmp_path / "a.onnx", tmp_path / "b.onnx"]
-    found = measure_models(paths, ONE, None, 2, lambda: ticks.append(1))
-    assert [model.path for model in found] == list(map(str, paths))
-    assert [model.memory_bytes for model in found] == [1000, None, None]
-    assert [model.measurement.processes for model in found] == [2, 2, 2]
-    assert len(ticks) == 6
-
-
-def test_models_on_a_machine_that_stays_unsteady_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    Waits(monkeypatch)
-    FakeWorkers(tmp_path, monkeypatch, 'result["sentinel_us"] = [50.0, 90.0 if item["id"] == "1" else 50.0]')
-    good, bad = measure_models([tmp_path / "a.onnx", tmp_path / "b.onnx"], ONE, None, 1)
-    assert (good.steady, bad.steady) == (True, False)
-    assert f"{tmp_path / 'b.onnx'}: {UNSTEADY}" in bad.warnings
-    assert not any(UNSTEADY in warning for warning in good.warnings)
-
-
-def test_under_a_load_on_purpose_no_state_is_waited_for_nor_complained_about(tmp_path, monkeypatch):
-    waits = Waits(monkeypatch)
-    workers = FakeWorkers(tmp_path, monkeypatch, states=[50.0, 200.0])
-    (model,) = measure_models([tmp_path / "a.onnx"], ONE, None, 2, loaded=True)
-    assert len(workers.orders) == 2
-    assert model.steady
-    assert waits.slept_s == 0
-
-
-def test_a_pace_gives_the_paced_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    FakeWorkers(tmp_path, monkeypatch)
-    (paced,) = measure_models([tmp_path / "a.onnx"], ONE, 30.0, 1)
-    assert paced.measurement.count == PACED_SAMPLES
-
-
-def test_a_model_says_why_it_may_be_mistrusted():
-    unknown = MeasuredModel("a.onnx", Measurement(((5.0,) * P99_CALLS,)), (), None)
-    assert unknown.warnings == ["a.onnx: this system does not tell where threads run; affinity is not verified"]
-    noisy = MeasuredModel("a.onnx", Measurement(((5.0, 9.0) * 4,)), ("0",), None)
-    assert noisy.warnings[0].startswith("a.onnx: noisy (")
-    assert MeasuredModel("a.onnx", Measurement(((5.0,) * P99_CALLS,)), ("0",), None).warnings == []
-    (few,) = MeasuredModel("a.onnx", Measurement(((5.0,) * 5,)), ("0",), None).warnings
-    assert few == f"a.onnx: p99 rests on 5 calls, {P99_CALLS} are sound: raise `--processes`"
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are counted under /proc")
-def test_background_load_is_there_meanwhile_and_gone_afterwards():
-    before = children()
-    with contextlib.suppress(KeyboardInterrupt), background_load(2):
-        assert len(children() - before) == 2
-        raise KeyboardInterrupt
-    assert children() == before

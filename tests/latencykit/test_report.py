@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from latencykit.agreement import ValidatedNetwork, Validation, summarise
-from latencykit.bench import MeasuredModel
+from latencykit.end_to_end import MeasuredModel
 from latencykit.kernels import Kernel, KernelInput
 from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels

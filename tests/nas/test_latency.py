@@ -6,8 +6,8 @@ import pytest
 
 from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
-from latencykit.bench import MeasuredModel
 from latencykit.edges import cost
+from latencykit.end_to_end import MeasuredModel
 from latencykit.errors import NotComparableError
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting

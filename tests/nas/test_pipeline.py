@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from latencykit import edges
-from latencykit.bench import MeasuredModel
+from latencykit.end_to_end import MeasuredModel
 from latencykit.lowering import onnx_to_graph
 from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from latencykit import bench, sweep
+from latencykit import bench, end_to_end, sweep
 from latencykit.calibrate import space_needs
 from latencykit.macro import Macro
 from latencykit.measurement import Protocol
@@ -87,8 +87,8 @@ def short_protocols() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
         patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1))
         patch.setattr(bench, "STEADY_PCT", math.inf)
-        patch.setattr(bench, "NETWORK_PROTOCOL", QUICK)
-        patch.setattr(bench, "PACED_SAMPLES", 2)
+        patch.setattr(end_to_end, "NETWORK_PROTOCOL", QUICK)
+        patch.setattr(end_to_end, "PACED_SAMPLES", 2)
         patch.setattr(pipeline, "MEASURING_PROCESSES", 1)
         yield patch
 
