@@ -14,6 +14,7 @@ from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges,
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Primitive
 from latencykit.macro import Macro
+from latencykit.minimisers import minimisers, work
 from latencykit.predict import network_features
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures, sparse_architectures
@@ -23,6 +24,8 @@ from latencykit.table import LoweredNetwork, Row, Table, network_id
 CALIBRATION_SEED = COVERAGE_SEED + 2
 SAMPLED_NETWORKS = 40
 """Calibration networks of a macro configuration, half of them uniform and half of them sparse."""
+LIGHTEST_NETWORKS = 6
+"""And so many that have the least work to do: a search for low latency ends with such networks."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class SpaceNeeds:
 
 def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
     """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
-    return fit_networks + held_out(fit_networks) + sampled
+    return fit_networks + held_out(fit_networks) + sampled + LIGHTEST_NETWORKS
 
 
 def space_needs(
@@ -62,7 +65,7 @@ def space_needs(
         macros: the space.
         fit_networks: for the edge costs of each, beside those for their residual.
         sampled: calibration networks of each, half uniform and half sparse, beside one network of each primitive
-            throughout: the ends of the space count as much as its middle.
+            throughout and the lightest ones: the ends of the space count as much as its middle.
         advance: called after each network.
     """
     keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
@@ -84,7 +87,8 @@ def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> 
     """The networks of a macro configuration that are timed to calibrate with."""
     uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
     sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
-    return [*plain_networks(macro), *uniform, *sparse]
+    plain = plain_networks(macro)
+    return [*plain, *uniform, *sparse, *minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, plain)]
 
 
 def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:

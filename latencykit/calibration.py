@@ -108,7 +108,7 @@ class CostModel:
             predicted from all others, lie within.
         residual_pct: mean absolute error of these predictions.
         networks: how many there were.
-        drift_pct: what the interval is wider on either side: the machine is not equally fast at all times.
+        drift_pct: how far the machine's speed moves of itself; it widens the interval, as an independent error does.
         spread_by_latency: the same half width at several latencies (microseconds, percent), ascending, where there were
             networks enough to tell: a small network's error is another than a large one's.
     """
@@ -164,7 +164,7 @@ class CostModel:
         if self.spread_by_latency:
             places, spreads = zip(*self.spread_by_latency, strict=True)
             spread_pct = float(np.interp(math.log(latency_us), np.log(places), spreads))
-        half = (spread_pct * math.sqrt(1 + unlike) + self.drift_pct) / 100
+        half = math.hypot(spread_pct * math.sqrt(1 + unlike), self.drift_pct) / 100  # independent of each other
         return latency_us * max(0.0, 1 - half), latency_us * (1 + half)
 
 
@@ -178,7 +178,7 @@ def fit_model(
     """Ridge regression of relative errors towards the plain sum, its strength chosen by leave-one-out.
 
     The interval is a split conformal one of these errors, each divided by how unlike the others its network is.
-    It is wider by `drift_pct`: at another time the machine is as fast as it was for another process (`drift_of`).
+    `drift_pct` (`drift_of`) widens it: at another time the machine is as fast as it was for another process.
 
     Raises:
         InputError: fewer than `FEWEST_NETWORKS` networks.

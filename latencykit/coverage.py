@@ -12,9 +12,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from latencykit.architecture import network_graph
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.keys import Primitive
-from latencykit.lowering import network_onnx
+from latencykit.lowering import graph_to_onnx, weight_shapes
 from latencykit.macro import Macro
 from latencykit.primitives import PRIMITIVES, ZERO
 from latencykit.runtime import Setting
@@ -27,6 +30,8 @@ COVERAGE_SEED = 20_000
 PARALLEL_FROM = 60
 """From so many networks on it pays to start processes."""
 STRIDES = (1, 2, 4)
+ANY_WEIGHT = 0.01
+"""Neither 0 nor 1, which an optimiser may leave out."""
 
 
 def stride_macros(macro: Macro, strides: Iterable[int]) -> list[Macro]:
@@ -58,8 +63,10 @@ def space_primitives(macro: Macro) -> list[Primitive]:
 
 
 def network_kernels(architecture: Architecture) -> Counter[Kernel]:
-    """The kernels that one architecture runs on this CPU; they do not depend on the number of threads."""
-    model = network_onnx(architecture)
+    """The kernels that one architecture runs on this CPU; they depend neither on threads nor on weights."""
+    graph = network_graph(architecture)
+    weights = {name: np.full(shape, ANY_WEIGHT, np.float32) for name, shape in weight_shapes(graph).items()}
+    model = graph_to_onnx(graph, weights).SerializeToString()
     with tempfile.TemporaryDirectory() as scratch:
         return Counter(kernels_of(model, Setting(threads=1, pinned=False), Path(scratch)))
 

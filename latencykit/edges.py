@@ -21,16 +21,15 @@ from latencykit.instructions import used_cpu
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge, Level, Primitive
 from latencykit.macro import Macro
-from latencykit.predict import net_us, predict_kernels
+from latencykit.minimisers import CANDIDATES, EdgeCosts
+from latencykit.predict import latencies_us, net_us
 from latencykit.primitives import ZERO
 from latencykit.runtime import Setting, runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, template
 from latencykit.table import Row, Table
 
-CANDIDATES = 5
-"""Width of a cost array: the most candidates that an edge has (Table I)."""
-FIT_NETWORKS = 960
+FIT_NETWORKS = 1280
 FEWEST_HELD_OUT = 4
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6
@@ -50,7 +49,7 @@ class SearchCosts:
     """
 
     fixed_ms: float
-    edges_ms: Mapping[CellType, NDArray[np.float64]]
+    edges_ms: EdgeCosts
     level: Level
     residual_pct: float
     pace_hz: float | None = None
@@ -141,8 +140,8 @@ def fit_architectures(macro: Macro, networks: int = FIT_NETWORKS) -> list[Archit
 
 def fit_edges(table: Table, setting: Setting, samples: LoweredSamples, pace_hz: float | None) -> SearchCosts:
     """Edge costs fitted to what the table predicts of whole networks."""
-    predicted = [predict_kernels(table, setting, kernels, pace_hz=pace_hz).latency_us for kernels in samples.kernels]
-    costs = fit_costs(samples.architectures, np.array(predicted) / 1000, samples.fitted)
+    predicted_us = latencies_us(table, setting, samples.kernels, pace_hz)
+    costs = fit_costs(samples.architectures, predicted_us / 1000, samples.fitted)
     return replace(costs, pace_hz=pace_hz)
 
 

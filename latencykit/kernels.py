@@ -37,6 +37,8 @@ MAX_PORTS = 1000
 """Inputs, and outputs, of a kernel."""
 MAX_VERSION = 1000
 MAX_TEXT = 1000
+LARGE_CONSTANT = 4096
+"""Elements; what shapes depend on, and scales and offsets of channels, are smaller."""
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _MATRIX_PRODUCTS = frozenset({"Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 
@@ -215,11 +217,26 @@ def kernels_in(optimised: bytes) -> list[Kernel]:
 
 
 def _tensor_types(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor's type and shape: all of them are made outputs, and onnxruntime infers them."""
+    """Every tensor's type and shape: all of them are made outputs, and onnxruntime infers them.
+
+    Large constants become inputs there, whose values no shape depends on: they would be copied and read in vain.
+    """
     known = {value.name for value in model.graph.output}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(
+    probe = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = probe.graph
+    graph.name = "probe"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    given = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) < LARGE_CONSTANT or tensor.name in given:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    graph.output.extend(
         onnx.ValueInfoProto(name=name)
         for node in model.graph.node
         for name in node.output

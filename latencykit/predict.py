@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latencykit.calibration import features
+import numpy as np
+from numpy.typing import NDArray
+
+from latencykit.calibration import CostModel, features
 from latencykit.errors import MissingRowError
 from latencykit.graph import Graph
 from latencykit.interpolation import interpolated_row
@@ -97,13 +100,7 @@ def predict_kernels(
         MissingRowError: naming every kernel that the table does not hold, or the rhythm that it is not calibrated for.
     """
     counts: Counter[Key] = Counter(kernels)
-    model = table.model(setting, pace_hz)
-    if model is None and pace_hz is not None:
-        raise MissingRowError(
-            f"{table.name} is not calibrated for {pace_hz:g} calls a second at {setting}; measure instead "
-            f"(latencykit measure MODEL --pace {pace_hz:g}) or calibrate: latencykit build --out {table.name} "
-            f"--threads {setting.threads}"
-        )
+    model = _model(table, setting, pace_hz)
     guessed = [k for k in dict.fromkeys(kernels) if not table.has(setting, k)] if interpolate else []
     rows = table.lookup(setting, [kernel for kernel in counts if kernel not in guessed], remedy)
     rows += [interpolated_row(table, setting, kernel) for kernel in guessed]
@@ -114,6 +111,42 @@ def predict_kernels(
     found = features(costs, table.cpu.l2_bytes)
     latency_us = model.latency_us(found)
     return _widened(Prediction(latency_us, raw.raw_us, model.interval_us(found), True, raw.shares))
+
+
+def latencies_us(
+    table: Table, setting: Setting, networks: Sequence[Mapping[Kernel, int]], pace_hz: float | None = None
+) -> NDArray[np.float64]:
+    """What `predict_kernels` says of many networks, (N,), found at once: every feature is a sum over kernels.
+
+    Raises:
+        MissingRowError: as `predict_kernels`.
+    """
+    model = _model(table, setting, pace_hz)
+    kernels = {kernel: index for index, kernel in enumerate(dict.fromkeys(k for counts in networks for k in counts))}
+    table.lookup(setting, kernels)  # names all that are missing
+    nothing = network_features(table, setting, {})
+    of_kernels = np.array([[*network_features(table, setting, {kernel: 1}).values()] for kernel in kernels])
+    base = np.array([*nothing.values()])
+    runs = np.zeros((len(networks), len(kernels)))
+    for row, counts in zip(runs, networks, strict=True):
+        row[[kernels[kernel] for kernel in counts]] = [*counts.values()]
+    seen = [dict(zip(nothing, row, strict=True)) for row in (base + runs @ (of_kernels - base)).tolist()]
+    if model is None:
+        overhead_us = table.row(setting, CALL_OVERHEAD).median_us
+        return np.array([overhead_us + network["sum_us"] for network in seen])
+    return np.array([model.latency_us(network) for network in seen])
+
+
+def _model(table: Table, setting: Setting, pace_hz: float | None) -> CostModel | None:
+    """The cost model of a rhythm; back to back there may be none, then the plain sum holds."""
+    model = table.model(setting, pace_hz)
+    if model is None and pace_hz is not None:
+        raise MissingRowError(
+            f"{table.name} is not calibrated for {pace_hz:g} calls a second at {setting}; measure instead "
+            f"(latencykit measure MODEL --pace {pace_hz:g}) or calibrate: latencykit build --out {table.name} "
+            f"--threads {setting.threads}"
+        )
+    return model
 
 
 def _widened(prediction: Prediction) -> Prediction:

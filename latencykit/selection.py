@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -15,19 +14,15 @@ from latencykit.coverage import COVERAGE_SEED
 from latencykit.edges import FIT_SEED, SearchCosts, cost
 from latencykit.errors import InputError, UsageError
 from latencykit.macro import ActivationPlace, Head, Macro
-from latencykit.primitives import ZERO
+from latencykit.minimisers import minimisers
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
-from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
+from latencykit.space import Architecture
 from latencykit.table import Table
 
 SetName = Literal["uniform", "tails", "minimisers", "mixed", "unet"]
 TAIL_POOL = 2000
 TAIL_SHARE = 0.05
-JITTER = 0.3
-"""Minimisers are those of costs that are off by this part of their spread on an edge, so that there are several."""
-FRUITLESS = 1000
-"""Draws without a new minimiser after which there are no more."""
 MIXED_SEED = 10_000
 HEADS: tuple[Head, ...] = get_args(Head)
 PLACES: tuple[ActivationPlace, ...] = get_args(ActivationPlace)
@@ -46,50 +41,6 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
     ranked = sorted(sample_architectures(macro, TAIL_POOL, seed), key=costs.total_ms)
     ends = ranked[:tail] + ranked[-tail:]
     return [ends[index] for index in np.random.default_rng(seed).permutation(len(ends))[:count]]
-
-
-def minimisers(
-    macro: Macro, costs: SearchCosts, count: int, seed: int, known: Collection[Network] = ()
-) -> list[Architecture]:
-    """Networks that minimise LAT: the cheapest candidate of every edge, then the same under jittered costs.
-
-    Those among `known`, the table's own calibration networks, prove nothing and are left out.
-
-    Raises:
-        UsageError: fewer than 1, or more than there are.
-    """
-    _require(count, seed)
-    rng = np.random.default_rng((seed, count))
-    found: list[Architecture] = []
-    jitter, fruitless = 0.0, 0
-    while len(found) < count:
-        choices = {c: _cheapest(c, macro.cell_nodes, costs, jitter, rng) for c in CELL_TYPES}
-        new = (architecture := Architecture(macro, choices)) not in (*found, *known)
-        found += [architecture] * new
-        jitter = JITTER
-        fruitless = 0 if new else fruitless + 1
-        if fruitless > FRUITLESS:
-            raise UsageError(f"{count} networks that minimise LAT were asked for; {len(found)} were found.")
-    return found
-
-
-def _cheapest(
-    cell_type: CellType, nodes: int, costs: SearchCosts, jitter: float, rng: np.random.Generator
-) -> tuple[str, ...]:
-    """The cheapest candidates; a node keeps at least its cheapest edge."""
-    edges = cell_edges(cell_type, nodes)
-    prices: list[dict[str, float]] = []
-    for edge, costs_ms in zip(edges, costs.edges_ms[cell_type], strict=True):
-        there = costs_ms[: len(edge.candidates)]
-        noisy = there + jitter * there.std() * rng.standard_normal(len(there))
-        prices.append(dict(zip(edge.candidates, noisy.tolist(), strict=True)))
-    chosen = [min(candidates, key=lambda c: candidates[c]) for candidates in prices]
-    for node in range(nodes):
-        arriving = [i for i, edge in enumerate(edges) if edge.node == node]
-        if all(chosen[i] == ZERO for i in arriving):
-            options = [(prices[i][c] - prices[i][ZERO], i, c) for i in arriving for c in prices[i] if c != ZERO]
-            _, index, chosen[index] = min(options)
-    return tuple(chosen)
 
 
 def mixed(count: int, seed: int) -> list[Architecture]:
@@ -184,8 +135,8 @@ def choose_networks(
     if chosen_from == "tails":
         return [Chosen("tails", network) for network in tails(macro, costs, count, seed)]
     if chosen_from == "minimisers":
-        return [Chosen("minimisers", network) for network in minimisers(macro, costs, count, seed, known)]
+        return [Chosen("minimisers", network) for network in minimisers(macro, costs.edges_ms, count, seed, known)]
     uniform = [Chosen("uniform", network) for network in sampled_set("uniform", macro, count, seed)]
     ends = [Chosen("tails", network) for network in tails(macro, costs, max(2, count // 4), seed)]
-    fast = [Chosen("minimisers", network) for network in minimisers(macro, costs, max(2, count // 10), seed, known)]
-    return uniform + ends + fast
+    fast = minimisers(macro, costs.edges_ms, max(2, count // 10), seed, known)
+    return [*uniform, *ends, *(Chosen("minimisers", network) for network in fast)]

@@ -1,7 +1,4 @@
-"""Augmentation of a batch on the fly (decision 23), and badly acquired frames for the quality network to learn from.
-
-Both are functions of a generator that the caller derives from (seed, epoch, step).
-"""
+"""Augmentation of a batch on the fly (decision 23), a function of a generator that comes from (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ from torch.nn import functional
 
 from latencykit.errors import InputError
 
-SPECKLE_STRIDE = 4
-"""Pixels per speckle grain."""
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -27,14 +21,13 @@ class Augmentation:
     scale: float = 0.1  # 0.9 to 1.1
     gain: float = 0.0  # brightness times exp(-gain) to exp(gain)
     gamma: float = 0.0  # brightness to the power exp(-gamma) to exp(gamma)
-    degraded_share: float = 0.0  # of the images; these are also acquired badly, by a severity from 0 to 1
 
     def __post_init__(self) -> None:
-        for name in ("translate", "rotate_degrees", "scale", "gain", "gamma", "degraded_share"):
+        for name in ("translate", "rotate_degrees", "scale", "gain", "gamma"):
             if getattr(self, name) < 0:
                 raise InputError(f"augmentation: {name} is {getattr(self, name)}; expected at least 0.")
-        if self.scale >= 1 or self.degraded_share > 1:
-            raise InputError("augmentation: scale must stay under 1, and degraded_share at most 1.")
+        if self.scale >= 1:
+            raise InputError(f"augmentation: scale is {self.scale}; expected less than 1.")
 
 
 def augment(images: Tensor, masks: Tensor, settings: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -55,9 +48,6 @@ def augment(images: Tensor, masks: Tensor, settings: Augmentation, generator: to
     )
     if settings.gain or settings.gamma:
         images = (images.clamp(min=0) ** gamma * gain).clamp(max=1)
-    if settings.degraded_share:
-        drawn = torch.rand((2, len(images)), generator=generator)
-        images = degrade(images, drawn[0] * (drawn[1] < settings.degraded_share), generator)
     return images, masks
 
 
@@ -68,22 +58,3 @@ def _affine(amounts: Tensor, settings: Augmentation) -> Tensor:
     shift = 2 * settings.translate * amounts[2:4]
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     return torch.stack([torch.stack([cos, -sin, shift[0]], -1), torch.stack([sin, cos, shift[1]], -1)], 1)
-
-
-def degrade(images: Tensor, severity: Tensor, generator: torch.Generator) -> Tensor:
-    """Make frames look badly acquired: low gain, speckle, and the shadow of a rib or poor contact.
-
-    Args:
-        images: (n, C, S, S) in [0, 1].
-        severity: (n,) from 0, unchanged, to 1.
-        generator: on the CPU.
-    """
-    count, _, height, width = images.shape
-    share = severity.view(-1, 1, 1, 1).to(images)
-    strength, centre, breadth = torch.rand((3, count, 1, 1, 1), generator=generator).to(images)
-    columns = torch.linspace(0, 1, width, device=images.device)
-    shadow = torch.exp(-(((columns - centre) / (0.05 + 0.15 * breadth)) ** 2))  # (n, 1, 1, width)
-    grains = torch.randn((count, 1, height // SPECKLE_STRIDE, width // SPECKLE_STRIDE), generator=generator)
-    speckle = functional.interpolate(grains.to(images), size=(height, width), mode="bilinear", align_corners=False)
-    factor = (1 - 0.7 * share * strength) * (1 - share * shadow) * (1 + 0.6 * share * speckle)
-    return (images * factor).clamp(0, 1)

@@ -20,9 +20,12 @@ from latencykit.errors import UnfitError, UsageError
 from latencykit.macro import Macro
 from latencykit.schema import to_json
 from latencykit.topology import check_threads
+from nas.results import SUBSETS
 
 if TYPE_CHECKING:
     from nas.config import RunConfig  # imports torch, which only some commands need
+    from nas.metrics import FrameScores
+    from nas.results import Subset
 
 FILE = click.Path(path_type=Path)
 DEMO = "demo.toml"
@@ -156,8 +159,11 @@ def export_command(run: Path, out: Path, as_json: bool) -> None:
 @_config
 @click.option("--split", required=True, help="train or valid.")
 @click.option("--final", is_flag=True, help="Allow the report split; the scoring is logged beside the model.")
+@click.option(
+    "--degraded", is_flag=True, help="Also score the frames degraded, by kinds seen in training and held out."
+)
 @json_option
-def evaluate_command(model: Path, config: Path | None, split: str, final: bool, as_json: bool) -> None:
+def evaluate_command(model: Path, config: Path | None, split: str, final: bool, degraded: bool, as_json: bool) -> None:
     """Score an exported pair: Dice, HD95 and surface distance, and what its predicted Dice is worth.
 
     Example: nas evaluate two-ms.onnx --split valid --final
@@ -166,8 +172,9 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     from latencykit.outside import check_outside
     from nas.config import REPORT_SPLIT
     from nas.data import load
-    from nas.figures import quality_figure, save_figure
-    from nas.scoring import log_final, score_model, seed_of
+    from nas.degradations import bad_frames
+    from nas.figures import quality_figure, quality_panels, save_figure
+    from nas.scoring import DICE_CONSTANT_BAD_KEY, log_final, score_model, seed_of
 
     run = _load(config)
     if split == REPORT_SPLIT and not final:
@@ -176,12 +183,17 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     frames = dataset.of_split(split)
     if split == REPORT_SPLIT:
         log_final(model.with_suffix(".final.jsonl"), model.name, seed_of(model), model, frames)
-    scores = score_model(model, frames)
+    scores: dict[Subset, FrameScores] = {"all": score_model(model, frames)}
+    if degraded:
+        for subset, kinds in run.train.degradations.sets.items():
+            bad = bad_frames(frames, run.train.degradations, kinds)
+            scores[subset] = score_model(model, bad, DICE_CONSTANT_BAD_KEY)
     picture = model.with_suffix(f".{split}.png")
-    save_figure(quality_figure({model.stem: scores}), picture)
+    save_figure(quality_figure(quality_panels({model.stem: scores})), picture)
     graph, _ = onnx_to_graph(check_outside(model), str(model))
     costs = {"macs": graph.macs, "params": graph.parameters}
-    data = {"model": str(model), "split": split, "picture": str(picture), **scores.summary().as_dict(), **costs}
+    data = {"model": str(model), "split": split, "picture": str(picture), **scores["all"].summary().as_dict(), **costs}
+    data |= {"degraded": {name: found.summary().as_dict() for name, found in scores.items() if name != "all"}}
     emit(as_json, "evaluate", data, [f"{key}: {value}" for key, value in data.items()])
 
 
@@ -229,7 +241,7 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
 @click.option("--split", help="valid or selection; where there are several, the report split.")
 @click.option("--threads", type=int, help="Thread count of the latencies.")
 @click.option("--pace", "pace_hz", type=float, help="Calls a second of the latencies; 0 is back to back.")
-@click.option("--subset", type=click.Choice(["all", "clean", "degraded"]), default="all", show_default=True)
+@click.option("--subset", type=click.Choice(SUBSETS), default="all", show_default=True)
 @click.option("--reference", help="Row that the latency reduction is relative to.")
 @click.option("--markdown", is_flag=True, help="As Markdown.")
 @json_option

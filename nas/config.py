@@ -39,6 +39,7 @@ from latencykit.macro import Macro
 from latencykit.schema import decode, to_json
 from nas.augment import Augmentation
 from nas.data import DataConfig
+from nas.degradations import Degradations, load_degradations
 from nas.derive import Rule
 from nas.optimisation import Precision
 
@@ -49,7 +50,6 @@ REPORT_SPLIT = "valid"
 SHARES_TOLERANCE = 1e-6
 
 _TRAINING = Augmentation(gain=0.2, gamma=0.2)
-_QUALITY = replace(_TRAINING, degraded_share=0.3)  # else its targets hardly spread
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class TrainConfig:
     lambda_quality: float = 1.0  # of the quality loss beside the segmentation's; 0 leaves it to the second phase
     stop_gradient: bool = False  # keep the quality loss from the segmentation's weights (decision 19)
     dice_weight: float = 1.0  # of the soft Dice loss beside the cross-entropy
-    augmentation: Augmentation = _TRAINING  # of the segmentation's frames
-    quality_augmentation: Augmentation = _QUALITY  # of the quality network's
+    augmentation: Augmentation = _TRAINING
+    degradations: Degradations = field(default_factory=load_degradations)  # of the quality phase's frames
     precision: Precision = "bfloat16"
     device: Device = "cpu"
 

@@ -20,6 +20,7 @@ from latencykit.errors import InputError
 from latencykit.files import write_bytes
 from latencykit.schema import decode
 from nas.metrics import FrameScores, Scores
+from nas.results import Subset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -294,6 +295,17 @@ def qualitative_figure(frames: Sequence[Frame]) -> Figure:
         lines, ["true contour", "predicted contour"], loc="outside upper left", ncols=2, fontsize=8, frameon=False
     )
     return figure
+
+
+def quality_panels(rows: Mapping[str, Mapping[Subset, FrameScores]]) -> dict[str, FrameScores]:
+    """What to show of each row: its frames as they are, and degraded, each under a title."""
+    titles: dict[Subset, str] = {"all": "", "seen": ", degraded", "held_out": ", kinds held out"}
+    return {
+        name + title: by_subset[subset]
+        for name, by_subset in rows.items()
+        for subset, title in titles.items()
+        if subset in by_subset
+    }
 
 
 def quality_figure(rows: Mapping[str, FrameScores]) -> Figure:

@@ -16,16 +16,24 @@ from latencykit.table_file import table_checksum
 from nas.cells import draw_cells
 from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset
-from nas.figures import Frame, history_figure, qualitative_figure, quality_figure, read_history, save_figure
+from nas.figures import (
+    Frame,
+    history_figure,
+    qualitative_figure,
+    quality_figure,
+    quality_panels,
+    read_history,
+    save_figure,
+)
 from nas.metrics import FrameScores
 from nas.pareto import pareto_front, plot_pareto
 from nas.provenance import file_sha256
 from nas.report import RESULTS_NAME, Provenance, write_report
 from nas.results import Selection, choose_selection, read_results
-from nas.scoring import SCORING, stored_scores
+from nas.scoring import SCORING, Scored
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
-from nas.workspace import SeedFolder, Workspace
+from nas.workspace import Workspace
 
 SELECTION = "selection"
 """Split of the patients that epochs and seeds are chosen by, inside of `train`."""
@@ -49,7 +57,12 @@ SHOWN_QUANTILES = (0.02, 0.2, 0.5, 0.8, 0.98)
 
 
 def make_gallery(
-    config: RunConfig, dataset: Dataset, table: LatencyTable | None, workspace: Workspace, split: str
+    config: RunConfig,
+    dataset: Dataset,
+    table: LatencyTable | None,
+    workspace: Workspace,
+    split: str,
+    scores: Scored,
 ) -> None:
     """Draw histories, cells, quality, frames and the front, and write Table II and the report.
 
@@ -59,29 +72,26 @@ def make_gallery(
         table: the latency table, None where nothing was searched.
         workspace: the results' folder, scored and timed.
         split: the split to show.
+        scores: of every row, seed and split.
     """
     best = {row.name: _best_seed(config, workspace, row) for row in config.rows}
     searched = [row.name for row in config.rows if row.kind == "search"]
     if searched:
-        histories = {name: read_history(best[name].search / "history.jsonl") for name in searched}
+        histories = {name: read_history(workspace.seed(name, best[name]).search / "history.jsonl") for name in searched}
         save_figure(history_figure(histories), workspace.root / "history.png")
     for name in searched:
         network = read_architecture(workspace.row(name) / "architecture.json")
         file = "cells.svg" if name == searched[-1] else f"cells-{name}.svg"
         draw_cells(network, workspace.root / file, title=name)
 
-    shown: dict[str, tuple[Dataset, FrameScores]] = {}
-    for row in config.rows:
-        frames = dataset.of_split(REPORT_SPLIT)
-        if split != REPORT_SPLIT:
-            frames = training_parts(dataset.of_split("train"), config.train_of(row))[split]
-        scores = stored_scores(best[row.name].scores(split), best[row.name].model, frames)
-        if scores is not None:
-            shown[row.name] = frames, scores
-    save_figure(quality_figure({name: scores for name, (_, scores) in shown.items()}), workspace.root / "quality.png")
-    name = (searched or list(shown))[-1]
+    of_best = {row.name: scores[row.name, best[row.name], split] for row in config.rows}
+    save_figure(quality_figure(quality_panels(of_best)), workspace.root / "quality.png")
+    row = ([row for row in config.rows if row.kind == "search"] or config.rows)[-1]
+    frames = dataset.of_split(REPORT_SPLIT)
+    if split != REPORT_SPLIT:
+        frames = training_parts(dataset.of_split("train"), config.train_of(row))[split]
     save_figure(
-        qualitative_figure(_frames(workspace.row(name) / "model.onnx", *shown[name])),
+        qualitative_figure(_frames(workspace.row(row.name) / "model.onnx", frames, of_best[row.name]["all"])),
         workspace.root / "qualitative.png",
     )
     facts = Facts(config.name, split, config.data_statement, _facts(dataset, table))
@@ -89,11 +99,10 @@ def make_gallery(
     summarise(workspace.root)
 
 
-def _best_seed(config: RunConfig, workspace: Workspace, row: Row) -> SeedFolder:
+def _best_seed(config: RunConfig, workspace: Workspace, row: Row) -> int:
     """The seed whose model was copied to the row's folder."""
     chosen = file_sha256(workspace.row(row.name) / "model.onnx")
-    folders = [workspace.seed(row.name, seed) for seed in config.seeds_of(row)]
-    return next(folder for folder in folders if file_sha256(folder.model) == chosen)
+    return next(seed for seed in config.seeds_of(row) if file_sha256(workspace.seed(row.name, seed).model) == chosen)
 
 
 def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:

@@ -7,10 +7,10 @@ epoch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from latencykit.table import Table
 from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset, load
+from nas.degradations import bad_frames
 from nas.export import export
 from nas.finished import check_finished
 from nas.flops import paper_flops
@@ -35,12 +36,21 @@ from nas.gallery import CONFIG_FILE, SELECTION, make_gallery
 from nas.latency import ensure_table, measure_rows, search_costs, validate_table
 from nas.metrics import FrameScores
 from nas.provenance import commit
-from nas.results import Result, Subset, append
-from nas.scoring import DICE_CONSTANT_KEY, log_final, score_model, stored_scores, write_scores
+from nas.results import Result, append
+from nas.scoring import (
+    DICE_CONSTANT_BAD_KEY,
+    DICE_CONSTANT_KEY,
+    Scored,
+    log_final,
+    score_model,
+    stored_scores,
+    subsets,
+    write_scores,
+)
 from nas.search import search
 from nas.train import train, training_parts
 from nas.trained import Trained
-from nas.workspace import Workspace
+from nas.workspace import SeedFolder, Workspace
 
 MEASURING_PROCESSES = 3
 
@@ -95,13 +105,13 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
         costs = {macro: search_costs(table, threads, macro, config.pace_hz) for macro in macros}
     _train_all(config, costs, workspace, jobs, say)
     say("scores")
-    scores = dict(_score_all(config, dataset, workspace, final))
+    scores = _score_all(config, dataset, workspace, final)
     _choose_best(config, workspace, scores)
     say("latencies")
     latencies = _time_all(config, workspace)
-    _enter_results(config, table, workspace, scores, latencies, dataset)
+    _enter_results(config, table, workspace, scores, latencies)
     say("pictures and report")
-    make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT)
+    make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
 
 
 def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Workspace, jobs: int, say: Say) -> None:
@@ -155,6 +165,7 @@ def export_trained(trained: Trained, path: Path) -> None:
     training = trained.training
     facts = {
         DICE_CONSTANT_KEY: repr(training.dice_constant),
+        DICE_CONSTANT_BAD_KEY: repr(training.dice_constant_bad),
         "seed": str(training.seed),
         "data": training.data,
         "data_sha256": training.data_sha256,
@@ -162,29 +173,45 @@ def export_trained(trained: Trained, path: Path) -> None:
     export(trained.module, path, facts)
 
 
-def _score_all(
-    config: RunConfig, dataset: Dataset, workspace: Workspace, final: bool
-) -> Iterator[tuple[tuple[str, int, str], FrameScores]]:
-    """Scores by (row, seed, split): always on the selection patients, on the report split with `final`."""
+def _score_all(config: RunConfig, dataset: Dataset, workspace: Workspace, final: bool) -> Scored:
+    """Score every row under every seed on the selection patients, and on the report split with `final`.
+
+    Beside the frames as they are, each is scored degraded by a kind that the quality network's training sees and by one
+    that is held out (`nas.degradations`).
+    """
     train_set, report_set = dataset.of_split("train"), dataset.of_split(REPORT_SPLIT)
+    found: Scored = {}
     for row, seed in config.tasks():
-        folder = workspace.seed(row.name, seed)
-        selection = training_parts(train_set, config.train_of(row))[SELECTION]
-        splits = {SELECTION: selection} | ({REPORT_SPLIT: report_set} if final else {})
-        for split, frames in splits.items():
-            scores = stored_scores(folder.scores(split), folder.model, frames)
-            if scores is None:
-                if split != SELECTION:
-                    log_final(workspace.final_log, row.name, seed, folder.model, frames)
-                scores = score_model(folder.model, frames)
-                write_scores(folder.scores(split), scores, folder.model, frames)
-            yield (row.name, seed, split), scores
+        folder, settings = workspace.seed(row.name, seed), config.train_of(row)
+        selection = training_parts(train_set, settings)[SELECTION]
+        for split, frames in ({SELECTION: selection} | ({REPORT_SPLIT: report_set} if final else {})).items():
+            log = None if split == SELECTION else partial(log_final, workspace.final_log, row.name, seed)
+            good = _scores(folder, split, frames, DICE_CONSTANT_KEY, log)
+            found[row.name, seed, split] = of_split = subsets(good, frames.degraded)
+            for subset, kinds in settings.degradations.sets.items():
+                spoilt = bad_frames(frames, settings.degradations, kinds)
+                of_split[subset] = _scores(folder, f"{split}-{subset}", spoilt, DICE_CONSTANT_BAD_KEY, log)
+    return found
 
 
-def _choose_best(config: RunConfig, workspace: Workspace, scores: dict[tuple[str, int, str], FrameScores]) -> None:
+def _scores(
+    folder: SeedFolder, name: str, frames: Dataset, constant_key: str, log: Callable[[Path, Dataset], None] | None
+) -> FrameScores:
+    """The stored scores of a model, or new ones, which are entered into a log before."""
+    path, model = folder.scores(name), folder.model
+    scores = stored_scores(path, model, frames)
+    if scores is None:
+        if log is not None:
+            log(model, frames)
+        scores = score_model(model, frames, constant_key)
+        write_scores(path, scores, model, frames)
+    return scores
+
+
+def _choose_best(config: RunConfig, workspace: Workspace, scores: Scored) -> None:
     """Copy the model of each row's best seed on the selection patients to the row's folder."""
     for row in config.rows:
-        best = max(config.seeds_of(row), key=lambda seed: scores[row.name, seed, SELECTION].dice.mean())
+        best = max(config.seeds_of(row), key=lambda seed: scores[row.name, seed, SELECTION]["all"].dice.mean())
         folder = workspace.seed(row.name, best)
         shutil.copyfile(folder.model, workspace.row(row.name) / "model.onnx")
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
@@ -206,26 +233,16 @@ def _enter_results(
     config: RunConfig,
     table: Table | None,
     workspace: Workspace,
-    scores: dict[tuple[str, int, str], FrameScores],
+    scores: Scored,
     latencies: dict[tuple[Path, int, float], Measurement],
-    dataset: Dataset,
 ) -> None:
     """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
     lines = []
     config_sha, here = config.sha256(), commit()
-    for (name, seed, split), frames in scores.items():
+    for (name, seed, split), by_subset in scores.items():
         folder = workspace.seed(name, seed)
         graph = network_graph(read_architecture(folder.train / "architecture.json"))
-        row = next(row for row in config.rows if row.name == name)
-        shown = dataset.of_split(REPORT_SPLIT)
-        if split == SELECTION:
-            shown = training_parts(dataset.of_split("train"), config.train_of(row))[SELECTION]
-        subsets: dict[Subset, FrameScores] = {"all": frames}
-        if shown.degraded.any():
-            subsets["degraded"] = frames.select(shown.degraded)
-            if not shown.degraded.all():
-                subsets["clean"] = frames.select(~shown.degraded)
-        for subset, subset_scores in subsets.items():
+        for subset, subset_scores in by_subset.items():
             summary = subset_scores.summary()
             for (model, threads, pace_hz), measured in latencies.items():
                 if model != folder.model:

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     ORDER = 2
     AUGMENTATION = 3
     PATHS = 4
+    BAD_FRAMES = 5
 
 
 def numpy_generator(seed: int, stream: Stream, *position: int) -> np.random.Generator:

@@ -19,7 +19,9 @@ from latencykit.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-Subset = Literal["all", "clean", "degraded"]
+Subset = Literal["all", "clean", "degraded", "seen", "held_out"]
+"""All frames of a split, those of them that were acquired well or badly where the data say so; and all of them degraded
+by kinds that the quality network's training sees, or by kinds that it does not (`nas.degradations`)."""
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
 DEFAULT_THREADS = 4  # the contract's default
 MAX_FILE_BYTES = 50_000_000
@@ -174,6 +176,12 @@ def results_frame(results: Sequence[Result]) -> pd.DataFrame:
     return frame.astype({name: kinds[kind] for name, kind in _KINDS.items()})
 
 
+_SUBSET_TEXTS = {
+    "seen": "frames degraded by kinds seen in training",
+    "held_out": "frames degraded by kinds held out",
+}
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which lines are compared with each other: one split, subset, thread count and pace."""
@@ -196,7 +204,7 @@ class Selection:
 
     def __str__(self) -> str:
         pace = f"paced at {self.pace_hz:.4g} Hz" if self.pace_hz else "back to back"
-        subset = "all frames" if self.degraded == "all" else f"{self.degraded} frames"
+        subset = _SUBSET_TEXTS.get(self.degraded, f"{self.degraded} frames")
         return f"split {self.split}, {subset}, {self.threads} thread{'s' if self.threads > 1 else ''}, {pace}"
 
 

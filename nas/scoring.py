@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from latencykit.errors import InputError, UsageError
 from latencykit.files import write_json, write_text
@@ -21,21 +22,24 @@ from nas.data import Dataset
 from nas.evaluate import Predictor, predict
 from nas.metrics import FrameScores, frame_scores
 from nas.provenance import file_sha256
+from nas.results import Subset
 
 DICE_CONSTANT_KEY = "dice_constant"
-"""Metadata of an exported graph: mean Dice on the quality network's training patients, the constant predictor."""
+DICE_CONSTANT_BAD_KEY = "dice_constant_bad"
+"""Metadata of an exported graph: mean Dice on the quality network's training patients, the constant predictor, for
+frames as they are and for degraded ones."""
 MAX_SCORES_BYTES = 200_000_000
 SCORING = Setting(threads=1, pinned=False, denormals_as_zero=False)
 """Scoring runs beside torch, whose thread must not be left flushing denormals."""
 
 
-def dice_constant_of(model: Path) -> float:
+def dice_constant_of(model: Path, key: str = DICE_CONSTANT_KEY) -> float:
     """The constant predictor that an exported model brings along; raises `InputError` where it has none."""
     graph, _ = onnx_to_graph(check_outside(model), str(model))
     try:
-        return float(graph.metadata[DICE_CONSTANT_KEY])
+        return float(graph.metadata[key])
     except (KeyError, ValueError) as error:
-        raise InputError(f"{model} names no {DICE_CONSTANT_KEY}; export it again with `nas export`.") from error
+        raise InputError(f"{model} names no {key}; export it again with `nas export`.") from error
 
 
 def seed_of(model: Path) -> int:
@@ -47,9 +51,9 @@ def seed_of(model: Path) -> int:
         raise InputError(f"{model} names no seed; export it again with `nas export`.") from error
 
 
-def score_model(model: Path, dataset: Dataset) -> FrameScores:
+def score_model(model: Path, dataset: Dataset, constant_key: str = DICE_CONSTANT_KEY) -> FrameScores:
     """Score an exported model on every frame of a data set through onnxruntime, as it is deployed."""
-    constant = dice_constant_of(model)
+    constant = dice_constant_of(model, constant_key)
     with Session(model, SCORING, ()) as session, progress(f"score {len(dataset)} frames", len(dataset)) as advance:
 
         def counted(image: Any) -> Any:
@@ -59,6 +63,20 @@ def score_model(model: Path, dataset: Dataset) -> FrameScores:
         predictor: Predictor = counted
         found = predict(dataset, predictor)
     return frame_scores(found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant)
+
+
+Scored = dict[tuple[str, int, str], dict[Subset, FrameScores]]
+"""Scores by (row, seed, split), then by subset."""
+
+
+def subsets(scores: FrameScores, degraded: npt.NDArray[np.bool_]) -> dict[Subset, FrameScores]:
+    """All frames, and where some were acquired badly, these and the others."""
+    found: dict[Subset, FrameScores] = {"all": scores}
+    if degraded.any():
+        found["degraded"] = scores.select(degraded)
+        if not degraded.all():
+            found["clean"] = scores.select(~degraded)
+    return found
 
 
 @dataclass(frozen=True)

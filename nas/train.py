@@ -1,13 +1,15 @@
 """Training of a plain network pair, searched or hand-made, by the same recipe (decisions 17, 19 and 26).
 
 First the segmentation, with the quality network alongside; then, on patients that the segmentation has not seen, the
-quality network alone, with badly acquired frames among them, so that its targets spread. Each phase keeps its best
-epoch on the selection patients. A run writes `history.jsonl`, `checkpoint/` and, at its end, the files of
-`nas.trained`; started again, it goes on where it was.
+quality network alone, with bad frames among them (`nas.degradations`), so that its targets spread. Each phase keeps its
+best epoch on the selection patients: by the Dice, then by the error of the predicted Dice on their good and bad frames.
+A run writes `history.jsonl`, `checkpoint/` and, at its end, the files of `nas.trained`; started again, it goes on where
+it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +26,10 @@ from latencykit.schema import to_json
 from nas import checkpoint as files
 from nas.config import TrainConfig
 from nas.data import Dataset, split_by_patient
+from nas.degradations import bad_frames
 from nas.frames import Frames
 from nas.learning import CHECKPOINT_FOLDER, FrameDice, Learner, Means, write_history
+from nas.metrics import ACCEPTANCE_DICE
 from nas.modules import GraphModule
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import one_cycle_rate, set_rate, take_step
@@ -103,7 +107,11 @@ class _Run:
         self._module.set_statistics(dataset.channel_statistics())
         self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
         size = next(iter(graph.inputs.values()))[1]
-        self._frames = {name: Frames(part, size) for name, part in training_parts(dataset, config).items()}
+        parts = training_parts(dataset, config)
+        self._frames = {name: Frames(part, size) for name, part in parts.items()}
+        for name in ("quality", "selection"):
+            bad = bad_frames(parts[name], config.degradations, config.degradations.seen)
+            self._frames[f"bad {name}"] = Frames(bad, size)
         self.history: list[dict[str, Any]] = []
         self._begin("segmentation")
         self._fingerprint = files.fingerprint(
@@ -132,10 +140,11 @@ class _Run:
     def epoch(self, phase: Phase) -> None:
         """Run one epoch and judge it."""
         config, watch, means, images = self._config, Stopwatch(), Means(), 0
-        past = self._past(phase)
+        past, began = self._past(phase), {}
         if phase == "quality" and not past:  # go on from the best segmentation
             self._module.load_state_dict(self.best)
             self._begin(phase)
+            began = {"began": -self._selection_mae(self._score("selection"))}
         epochs, rate = (config.epochs, config.rate)
         if phase == "quality":
             epochs, rate = config.quality_epochs, config.quality_rate
@@ -152,8 +161,7 @@ class _Run:
             means.add(loss=loss.detach())
             images += len(indices)
         asked = phase == "quality" or config.lambda_quality > 0
-        scores = self._learner.score(self._frames["selection"], config.batch_size, quality=asked)
-        self._judge(phase, past, scores)
+        self._judge(phase, past, self._score("selection", asked), began)
         self.history[-1] |= means.as_dict() | {"seconds": watch.seconds, "images_per_s": images / watch.seconds}
 
     def _joint_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
@@ -171,42 +179,46 @@ class _Run:
         return loss + config.lambda_quality * mse
 
     def _quality_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
-        frames, augmentation = self._frames["quality"], self._config.quality_augmentation
-        images, masks = self._learner.load(frames, indices, augmentation, self._seed, position)
+        images, masks = self._learner.load(
+            self._frames["quality"], indices, self._config.augmentation, self._seed, position
+        )
+        generator = torch_generator(self._seed, Stream.BAD_FRAMES, *position)
+        images, masks = self._config.degradations.spoil(images, masks, generator)
         mse = self._learner.frozen_quality_loss(images, masks)
         means.add(mse=mse.detach())
         return mse
 
-    def _judge(self, phase: Phase, past: list[dict[str, Any]], scores: FrameDice) -> None:
-        """Append the record; keep the weights where Dice, or in the quality phase the predicted Dice's MAE, is best."""
+    def _score(self, part: str, quality: bool = True) -> FrameDice:
+        return self._learner.score(self._frames[part], self._config.batch_size, quality=quality)
+
+    def _selection_mae(self, good: FrameDice) -> float:
+        """Mean absolute error of the predicted Dice, good and bad frames of the selection patients counting alike."""
+        return (good.mae + self._score("bad selection").mae) / 2
+
+    def _judge(self, phase: Phase, past: list[dict[str, Any]], scores: FrameDice, began: Mapping[str, float]) -> None:
+        """Append the record; keep the weights where they are best, in the quality phase better than it began."""
         mae = None if np.isnan(scores.predicted).any() else scores.mae
-        score = -scores.mae if phase == "quality" else scores.dice
-        better = all(score > before for before in self._scores_before(phase))
+        score = -self._selection_mae(scores) if phase == "quality" else scores.dice
+        earlier = [record[name] for record in (*past, began) for name in ("began", "score") if name in record]
+        better = all(score > before for before in earlier)
         if better:
             self.best = files.snapshot(self._module)
         record = {"epoch": len(self.history), "phase": phase, "dice_selection": scores.dice, "mae_selection": mae}
         waited = past[-1]["waited"] if past else 0
-        self.history.append(record | {"score": score, "waited": 0 if better else waited + 1})
-
-    def _scores_before(self, phase: Phase) -> list[float]:
-        """What an epoch must beat: those before it, and in the quality phase the network that the phase began with."""
-        scores = [record["score"] for record in self._past(phase)]
-        if phase == "quality":
-            began = max(self._past("segmentation"), key=lambda record: record["score"], default=None)
-            if began is not None and began["mae_selection"] is not None:
-                scores.append(-began["mae_selection"])
-        return scores
+        self.history.append(record | began | {"score": score, "waited": 0 if better else waited + 1})
 
     def facts(self) -> Training:
         """What is stored beside the weights; puts the best ones into the module."""
         self._module.load_state_dict(self.best)
-        batch_size = self._config.batch_size
-        selection = self._learner.score(self._frames["selection"], batch_size)
+        good, bad = self._score("selection"), self._score("bad selection")
         return Training(
             seed=self._seed,
-            dice_constant=self._learner.score(self._frames["quality"], batch_size, quality=False).dice,
-            dice_selection=selection.dice,
-            mae_selection=selection.mae,
+            dice_constant=self._score("quality", quality=False).dice,
+            dice_constant_bad=self._score("bad quality", quality=False).dice,
+            dice_selection=good.dice,
+            mae_selection=good.mae,
+            mae_selection_bad=bad.mae,
+            failing_share=float((bad.actual < ACCEPTANCE_DICE).mean()),
             config=to_json(self._config),
             data=self._dataset.name,
             data_sha256=self._dataset.sha256,

@@ -20,7 +20,7 @@ from nas.modules import GraphModule
 
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.json"
-TRAINING_SCHEMA = 1
+TRAINING_SCHEMA = 2
 MAX_TRAINING_BYTES = 1_000_000
 
 
@@ -30,10 +30,11 @@ class Training:
 
     Attributes:
         seed: of the training.
-        dice_constant: mean Dice of the segmentation on the quality network's training patients: what a predictor
-            that does not look would say.
+        dice_constant, dice_constant_bad: mean Dice of the segmentation on the quality network's training patients, of
+            their frames and of these degraded: what a predictor that does not look would say.
         dice_selection: mean Dice on the selection patients, by which the epoch was chosen.
-        mae_selection: mean absolute error of the predicted Dice there.
+        mae_selection, mae_selection_bad: mean absolute error of the predicted Dice there, as they are and degraded.
+        failing_share: of the degraded ones, below the usual acceptance line.
         config: the `TrainConfig`.
         data: name of the data set.
         data_sha256: hash of the patients given.
@@ -41,8 +42,11 @@ class Training:
 
     seed: int
     dice_constant: float
+    dice_constant_bad: float
     dice_selection: float
     mae_selection: float
+    mae_selection_bad: float
+    failing_share: float
     config: dict[str, Any]
     data: str
     data_sha256: str

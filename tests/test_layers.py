@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     *("errors", "bounds", "files", "archive", "schema"),
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
-    *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture"),
+    *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture", "minimisers"),
     *("measurement", "judge", "timing", "runtime", "instructions", "worker", "lowering", "kernels", "bench"),
     *("end_to_end", "journal"),
     *("rules", "evidence", "guard", "outside"),

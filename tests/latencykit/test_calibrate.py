@@ -7,6 +7,7 @@ import pytest
 
 from latencykit.calibrate import (
     CALIBRATION_SEED,
+    LIGHTEST_NETWORKS,
     SAMPLED_NETWORKS,
     SpaceNeeds,
     fit_table,
@@ -19,6 +20,7 @@ from latencykit.edges import FIT_NETWORKS, FIT_SEED, LoweredSamples, cost, edge_
 from latencykit.kernels import CALL_OVERHEAD, Kernel
 from latencykit.keys import Edge
 from latencykit.macro import Macro
+from latencykit.minimisers import minimisers, work
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures, sparse_architectures
 from latencykit.space import CELL_TYPES
@@ -60,9 +62,13 @@ def test_few_networks_hold_all_kernels_of_a_space(tiny_needs: SpaceNeeds):
         assert set(network_kernels(architecture)) <= set(tiny_needs.keys)
 
 
-def test_calibration_networks_are_plain_uniform_and_sparse_ones_under_names_of_their_content(tiny_needs: SpaceNeeds):
+def test_calibration_networks_are_of_four_kinds_under_names_of_their_content(
+    tiny_needs: SpaceNeeds,
+):
     uniform, sparse = sample_architectures(TINY, 6, CALIBRATION_SEED), sparse_architectures(TINY, 5, CALIBRATION_SEED)
-    expected = [*plain_networks(TINY), *uniform, *sparse]
+    plain = plain_networks(TINY)
+    light = minimisers(TINY, work(TINY), LIGHTEST_NETWORKS, CALIBRATION_SEED, plain)
+    expected = [*plain, *uniform, *sparse, *light]
     assert [network.network for network in tiny_needs.calibration] == expected
     assert [network.id for network in tiny_needs.calibration] == [network_id(a) for a in expected]
     for network in (tiny_needs.calibration[0], tiny_needs.calibration[-1]):
@@ -83,8 +89,10 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
     ticks: list[int] = []
     needs = space_needs([ONE_NODE, OTHER], 5, 2, lambda: ticks.append(1))
     assert needs.macros == (ONE_NODE, OTHER)
-    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)))
-    assert len(needs.calibration) == len({network.id for network in needs.calibration}) == 2 * (2 + 5)
+    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)) + LIGHTEST_NETWORKS)
+    assert (
+        len(needs.calibration) == len({network.id for network in needs.calibration}) == 2 * (2 + 5 + LIGHTEST_NETWORKS)
+    )
     alone = [set(space_needs([macro], 5, 2).keys) for macro in (ONE_NODE, OTHER)]
     assert set(needs.keys) == alone[0] | alone[1]
     assert alone[0] & alone[1] > {CALL_OVERHEAD}
@@ -92,7 +100,9 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
 
 
 def test_the_steps_are_known_before_roughly():
-    needed = FIT_NETWORKS + held_out(FIT_NETWORKS) + SAMPLED_NETWORKS + len(plain_networks(ONE_NODE))
+    needed = (
+        FIT_NETWORKS + held_out(FIT_NETWORKS) + SAMPLED_NETWORKS + LIGHTEST_NETWORKS + len(plain_networks(ONE_NODE))
+    )
     assert networks_to_lower() <= needed <= networks_to_lower() + 8
 
 

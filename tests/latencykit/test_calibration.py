@@ -1,5 +1,6 @@
 """Cost models: what they see, what they recover from networks whose truth is known, and what their intervals hold."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_the_machine_s_drift_widens_every_interval():
     assert (steady.drift_pct, drifting) == (0, replace(steady, drift_pct=1.5))
     for network in networks:
         latency_us, (low, high) = steady.latency_us(network), steady.interval_us(network)
-        half_us = (high - low) / 2 + 0.015 * latency_us
+        half_us = math.hypot((high - low) / 2, 0.015 * latency_us)
         assert drifting.interval_us(network) == pytest.approx((latency_us - half_us, latency_us + half_us))
 
 

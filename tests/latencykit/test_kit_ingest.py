@@ -254,7 +254,7 @@ TAMPERED: dict[str, tuple[str, Change, str]] = {
     "two spaces": ("plan.json", lambda d: d["macros"].append({**d["macros"][0], "cell_nodes": 2}), "the plan has 2"),
     "a model of another name": ("plan.json", item("models", value={}), "its networks are not those of the plan"),
     "a field nobody knows": ("plan.json", item("more", value=1), "unknown field 'more'"),
-    "a newer kit": ("plan.json", lambda data: {"format": 3, "unheard": "of"}, "kit format 3, this version reads 2"),
+    "a newer kit": ("plan.json", lambda data: {"format": 1000, "unheard": "of"}, "kit format 1000, this version reads"),
     "a plan of another kind": ("plan.json", lambda data: [], "kit format None"),
     "fewer samples": ("samples.json", lambda data: data[0].pop() and None, "not those that the plan's seed draws here"),
     "samples of no kernel": (

@@ -15,7 +15,7 @@ from latencykit.interpolation import interpolated_row
 from latencykit.kernels import CALL_OVERHEAD
 from latencykit.keys import Primitive
 from latencykit.measurement import Measurement
-from latencykit.predict import network_features, predict_graph, predict_isolated, predict_kernels
+from latencykit.predict import latencies_us, network_features, predict_graph, predict_isolated, predict_kernels
 from latencykit.runtime import runtime_version
 from latencykit.sample import sample_architectures
 from latencykit.space import instantiate
@@ -155,6 +155,20 @@ def test_a_pace_has_a_model_of_its_own(calibrated: Table):
     paced, back_to_back = (predict_kernels(calibrated, ONE, network, pace_hz=pace) for pace in (30.0, None))
     assert paced.latency_us == pytest.approx(1.2 * back_to_back.latency_us, rel=0.03)
     assert paced.raw_us == back_to_back.raw_us
+
+
+@pytest.mark.parametrize("pace_hz", [None, 30.0])
+def test_many_networks_at_once_are_predicted_as_each_by_itself(calibrated: Table, pace_hz: float | None):
+    networks = [*drawn_networks(12, 99), {MAPS[0]: 3}]
+    alone = [predict_kernels(calibrated, ONE, network, pace_hz=pace_hz).latency_us for network in networks]
+    assert latencies_us(calibrated, ONE, networks, pace_hz) == pytest.approx(alone)
+    plain = dataclasses.replace(calibrated, models=())
+    raw = [predict_kernels(plain, ONE, network).latency_us for network in networks]
+    assert latencies_us(plain, ONE, networks) == pytest.approx(raw)
+    with pytest.raises(MissingRowError, match="1x16x8x8"):
+        latencies_us(calibrated, ONE, [*networks, {relu_kernel(16): 1}], pace_hz)
+    with pytest.raises(MissingRowError, match="not calibrated for 25 calls"):
+        latencies_us(calibrated, ONE, networks, 25.0)
 
 
 @pytest.mark.parametrize("pace_hz", [25.0, 30.0])

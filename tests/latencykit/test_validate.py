@@ -18,10 +18,11 @@ from latencykit.edges import FIT_SEED, cost
 from latencykit.errors import InterruptedRunError, MissingRowError, UsageError
 from latencykit.files import TEMPORARY, remove_leftovers
 from latencykit.measurement import Protocol
+from latencykit.minimisers import minimisers
 from latencykit.predict import predict_graph, predict_isolated
 from latencykit.report import validation_summary
 from latencykit.sample import sample_architectures
-from latencykit.selection import Chosen, choose_networks, minimisers, mixed, tails, unet_family
+from latencykit.selection import Chosen, choose_networks, mixed, tails, unet_family
 from latencykit.space import instantiate
 from latencykit.table import Table, network_id
 from latencykit.table_file import load_table, save_table
@@ -67,7 +68,7 @@ def test_a_set_is_what_the_selection_gives_under_its_name(tiny_table: Table, mon
     costs = cost(tiny_table, ONE, TINY)
     expected = {
         "uniform": sample_architectures(TINY, 4, 7), "mixed": mixed(4, 7), "unet": unet_family(4, 7),
-        "tails": tails(TINY, costs, 4, 7), "minimisers": minimisers(TINY, costs, 4, 7),
+        "tails": tails(TINY, costs, 4, 7), "minimisers": minimisers(TINY, costs.edges_ms, 4, 7),
     }  # fmt: skip
     for kind, networks in expected.items():
         chosen = choose_networks(tiny_table, ONE, TINY, 4, 7, kind)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from latencykit.errors import InputError
-from nas.augment import Augmentation, augment, degrade
+from nas.augment import Augmentation, augment
 from nas.randomness import Stream, torch_generator
 
 STILL = Augmentation(translate=0, rotate_degrees=0, scale=0)
@@ -67,24 +67,7 @@ def test_gain_and_gamma_stay_in_range(square):
     assert torch.equal(masks, square[1])
 
 
-def test_a_frame_acquired_well_is_left_alone_and_a_bad_one_loses_light(square):
-    severity = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1])
-    images = degrade(square[0], severity, generator(0, 0))
-    assert torch.equal(images[:4], square[0][:4])
-    assert images[4:].mean() < 0.9 * square[0][4:].mean()
-    assert images.min() >= 0
-    assert images.max() <= 1
-
-
-def test_the_degraded_share_is_a_share_of_the_frames(square):
-    some = Augmentation(0, 0, 0, degraded_share=0.5)
-    changed = [
-        (augment(*square, some, generator(0, step))[0] - square[0]).abs().amax((1, 2, 3)) > 1e-3 for step in range(20)
-    ]
-    assert 0.35 < torch.cat(changed).float().mean() < 0.65
-
-
-@pytest.mark.parametrize("wrong", [{"translate": -0.1}, {"scale": 1.0}, {"degraded_share": 1.5}])
+@pytest.mark.parametrize("wrong", [{"translate": -0.1}, {"scale": 1.0}])
 def test_amounts_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Augmentation(**wrong)

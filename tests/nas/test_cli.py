@@ -159,6 +159,19 @@ def test_evaluate_scores_a_split_and_draws_the_predicted_dice(chain):
     assert not list(folder.glob("*.final.jsonl"))
 
 
+def test_evaluate_scores_the_frames_degraded_too_where_asked(chain, finished_run, tmp_path):
+    folder, said = chain
+    model = tmp_path / "pair.onnx"
+    model.write_bytes((folder / "pair.onnx").read_bytes())
+    words = ("evaluate", model, "--config", finished_run.config, "--split", "train", "--degraded", "--json")
+    found = object_of(nas(*words), "evaluate")
+    assert said["evaluate"]["degraded"] == {}
+    assert found["dice"] == said["evaluate"]["dice"]
+    assert found["degraded"].keys() == {"seen", "held_out"}
+    assert {scores["frames"] for scores in found["degraded"].values()} == {16}
+    assert len({found["mae"], *(scores["mae"] for scores in found["degraded"].values())}) == 3
+
+
 def test_cells_are_drawn_beside_the_architecture(chain):
     folder, said = chain
     assert said["cells"]["picture"] == str(folder / "run" / "cells.svg")

@@ -14,6 +14,7 @@ from nas.figures import (
     operation_kind,
     qualitative_figure,
     quality_figure,
+    quality_panels,
     read_history,
     save_figure,
 )
@@ -116,6 +117,13 @@ def test_the_quality_plot_states_r_and_both_errors(tmp_path):
     assert "constant's 0.0" in text
     assert "r 1.00" in text
     save_figure(figure, tmp_path / "quality.png")
+
+
+def test_each_row_s_frames_have_panels_as_they_are_and_degraded():
+    a, b = scores(), scores(10)
+    panels = quality_panels({"one": {"all": a, "clean": b, "held_out": b, "seen": a}, "two": {"all": b}})
+    assert list(panels) == ["one", "one, degraded", "one, kinds held out", "two"]
+    assert [len(found.dice) for found in panels.values()] == [20, 20, 10, 10]
 
 
 def test_an_undefined_correlation_is_said_to_be_so_and_many_rows_are_panels(tmp_path):

@@ -16,9 +16,11 @@ from latencykit.table_file import load_table, table_checksum
 from nas import latency, pipeline
 from nas.config import load_run
 from nas.data import load
+from nas.degradations import bad_frames
 from nas.metrics import FrameScores
 from nas.provenance import file_sha256
-from nas.results import COLUMNS, read_results
+from nas.results import COLUMNS, SUBSETS, read_results
+from nas.scoring import subsets as subsets_of
 from nas.train import training_parts
 from nas.trained import load_trained
 from nas.workspace import Workspace
@@ -118,14 +120,14 @@ def test_there_is_a_line_for_each_row_seed_split_subset_and_pace(finished_run, d
     for row, seed in config.tasks():
         selection = training_parts(dataset.of_split("train"), config.train_of(row))["selection"]
         for split, frames in (("selection", selection), ("valid", dataset.of_split("valid"))):
-            subsets = ["all"]
+            subsets = ["all", "seen", "held_out"]
             subsets += ["degraded"] if frames.degraded.any() else []
             subsets += ["clean"] if frames.degraded.any() and not frames.degraded.all() else []
             expected |= {(row.name, seed, split, s, 1, pace) for s in subsets for pace in (0.0, 30.0)}
     results = read_results(finished_run.out / "results.csv")
     assert {result.key for result in results} == expected
     assert {(result.row, result.seed) for result in results} == set(TASKS)
-    assert {result.degraded for result in results if result.split == "valid"} == {"all", "clean", "degraded"}
+    assert {result.degraded for result in results if result.split == "valid"} == set(SUBSETS)
 
 
 def test_every_line_says_where_it_comes_from(finished_run):
@@ -189,8 +191,12 @@ def test_without_final_the_report_split_is_not_scored(finished_run):
 
 def test_final_scores_the_report_split_once_for_each_row_and_seed_and_logs_it(finished_run, dataset):
     entries = [json.loads(line) for line in (finished_run.out / "final.jsonl").read_text().splitlines()]
-    assert sorted((entry["row"], entry["seed"]) for entry in entries) == sorted(TASKS)
-    assert {entry["data_sha"] for entry in entries} == {dataset.of_split("valid").sha256}
+    valid, degradations = dataset.of_split("valid"), load_run(finished_run.config).train.degradations
+    bad = [bad_frames(valid, degradations, kinds) for kinds in degradations.sets.values()]
+    for frames in (valid, *bad):
+        logged = [entry for entry in entries if entry["data_sha"] == frames.sha256]
+        assert sorted((entry["row"], entry["seed"]) for entry in logged) == sorted(TASKS)
+    assert len(entries) == 3 * len(TASKS)
     for entry in entries:
         assert entry["model_sha"] == file_sha256(Workspace(finished_run.out).seed(entry["row"], entry["seed"]).model)
 
@@ -214,7 +220,8 @@ def test_the_second_command_with_final_searched_and_trained_nothing_again(finish
     now, before = files(finished_run.out), finished_run.unfinished_files
     assert "search and train: 0 of 3 to do" in finished_run.finished.err
     new = set(now) - set(before)
-    assert new == {"final.jsonl", *(f"{row}/seed{seed}/scores-valid.json" for row, seed in TASKS)}
+    scored = ("valid", "valid-seen", "valid-held_out")
+    assert new == {"final.jsonl", *(f"{row}/seed{seed}/scores-{name}.json" for row, seed in TASKS for name in scored)}
     assert unchanged(before, {name: time for name, time in now.items() if name not in new})
 
 
@@ -240,6 +247,7 @@ SEED = f"{SEARCHED}/seed0"
         (f"{SEED}/model.onnx", [f"train {SEED}"]),
         (f"{SEED}/train/training.json", []),
         (f"{SEED}/scores-selection.json", [f"score {SEED}"]),
+        (f"{SEED}/scores-valid-held_out.json", [f"score {SEED}"]),
         (f"{BASELINE}/seed1/scores-valid.json", [f"score {BASELINE}/seed1"]),
         ("validation.png", ["validate"]),
         ("validation.json", ["validate"]),
@@ -279,7 +287,7 @@ def test_a_report_split_scored_again_with_the_same_model_is_logged_again(again, 
     Workspace(work).seed(BASELINE, 1).scores("valid").unlink()
     assert again("--final").code == 0
     entries = [json.loads(line) for line in (work / "final.jsonl").read_text().splitlines()]
-    assert [(e["row"], e["seed"]) for e in entries[3:]] == [(BASELINE, 1)]
+    assert [(e["row"], e["seed"]) for e in entries[9:]] == [(BASELINE, 1)]
 
 
 def test_another_model_of_a_scored_row_and_seed_is_refused_with_a_remedy(again, work):
@@ -383,21 +391,18 @@ def test_a_run_of_hand_made_pairs_alone_needs_no_latency_table(tmp_path, monkeyp
         ([True, False, False, True], {"all", "degraded", "clean"}),
     ],
 )
-def test_only_subsets_that_hold_frames_get_lines(finished_run, dataset, tmp_path, degraded, subsets):
+def test_only_subsets_that_hold_frames_get_lines(finished_run, tmp_path, degraded, subsets):
     work = Workspace(finished_run.copy(tmp_path / "out"))
     work.results.unlink()
     config = load_run(finished_run.config)
-    flags = dataset.degraded.copy()
-    flags[dataset.splits == "valid"] = degraded
     scores = FrameScores(*(np.array([0.5, 0.6, 0.7, 0.8]) for _ in range(4)), dice_constant=0.6)
     timed = Measurement(((1000.0, 2000.0, 3000.0),))
     pipeline._enter_results(
         config,
         None,
         work,
-        {(SEARCHED, 0, "valid"): scores},
+        {(SEARCHED, 0, "valid"): subsets_of(scores, np.array(degraded))},
         {(work.seed(SEARCHED, 0).model, 1, 30.0): timed, (work.seed(BASELINE, 0).model, 1, 30.0): timed},
-        replace(dataset, degraded=flags),
     )
     results = read_results(work.results)
     assert {r.degraded for r in results} == subsets

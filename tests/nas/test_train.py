@@ -93,6 +93,24 @@ def test_the_quality_phase_leaves_the_best_segmentation_as_it_is(whole, data, tm
     assert any(not torch.equal(first[name], final[name]) for name in quality)
 
 
+def test_bad_frames_are_for_the_quality_phase_alone(whole, data, tmp_path):
+    """And they are chosen by, so the figures of a training say how well it knows both."""
+    config, trained, out = whole
+    good = replace(config, degradations=replace(config.degradations, share=0.0))
+    other = train(PAIR, data, good, 0, tmp_path).training
+    losses, same = ([record["loss"] for record in timeless(folder)] for folder in (out, tmp_path))
+    assert losses[:2] == same[:2]
+    assert all(one != two for one, two in zip(losses[2:], same[2:], strict=True))
+    facts = trained.training
+    assert facts.dice_constant == other.dice_constant
+    assert facts.dice_constant_bad != facts.dice_constant
+    assert 0 <= facts.failing_share <= 1
+    began = timeless(out)[2]["began"]
+    errors = [-record["score"] for record in timeless(out)[2:]]
+    best = min(-began, *errors)
+    assert (facts.mae_selection + facts.mae_selection_bad) / 2 == pytest.approx(best, rel=1e-4)
+
+
 def test_the_best_epoch_is_kept(data, tmp_path, train_config, monkeypatch):
     scores = iter([0.9, 0.5, 0.7])
     real = module.Learner.score
@@ -124,8 +142,15 @@ def test_patience_ends_a_phase(data, tmp_path, train_config, monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_learns_to_segment(data, tmp_path, precision):
     still = Augmentation(0.02, 2, 0.02)
-    options = {"augmentation": still, "quality_augmentation": still, "precision": precision, "lambda_quality": 0.0}
-    config = module.TrainConfig(epochs=15, quality_epochs=1, batch_size=4, rate=1e-2, **options)
+    config = module.TrainConfig(
+        epochs=15,
+        quality_epochs=1,
+        batch_size=4,
+        rate=1e-2,
+        lambda_quality=0.0,
+        augmentation=still,
+        precision=precision,
+    )
     trained = train(PAIR, data, config, 0, tmp_path)
     assert trained.training.dice_selection > 0.85
     assert trained.training.dice_constant > 0.8
