@@ -19,7 +19,8 @@ from nas.metrics import Scores, score_frames
 MASK_THRESHOLD = 0.5
 
 Predictor = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
-"""From an image (1, 3, 256, 256) in [0, 1] to the outputs by name: `mask` (1, 1, 256, 256) and `dice` (1, 1)."""
+"""From an image (1, 3, 256, 256) in [0, 1] to the outputs by name: `mask` and `uncertainty` (1, 1, 256, 256), `dice`
+(1, 1)."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class Predictions:
     Attributes:
         masks: bool (N, 256, 256), hard masks.
         dice: float32 (N,), the predicted Dice.
+        uncertainty: float32 (N,), mean of the uncertainty map.
     """
 
     masks: npt.NDArray[np.bool_]
     dice: npt.NDArray[np.float32]
+    uncertainty: npt.NDArray[np.float32]
 
 
 def predict(dataset: Dataset, predictor: Predictor) -> Predictions:
@@ -42,10 +45,10 @@ def predict(dataset: Dataset, predictor: Predictor) -> Predictions:
         InputError: an output is missing, of another shape, or not finite.
     """
     masks = np.empty(dataset.masks.shape, bool)
-    dice = np.empty(len(dataset), np.float32)
+    dice, uncertainty = np.empty((2, len(dataset)), np.float32)
     for index in range(len(dataset)):
         outputs = predictor(dataset.rgb(index))
-        for name, shape in (("mask", (1, 1, *masks.shape[1:])), ("dice", (1, 1))):
+        for name, shape in _shapes(masks.shape[1:]).items():
             found = outputs[name].shape if name in outputs else "absent"
             if found != shape:
                 raise InputError(f"the model's output {name!r} is {found}; expected {shape}: is it a `nas export`?")
@@ -53,10 +56,17 @@ def predict(dataset: Dataset, predictor: Predictor) -> Predictions:
                 raise InputError(f"the model's output {name!r} is not finite on frame {index}; train it again.")
         masks[index] = outputs["mask"][0, 0] > MASK_THRESHOLD
         dice[index] = outputs["dice"][0, 0]
-    return Predictions(masks, dice)
+        uncertainty[index] = outputs["uncertainty"].mean()
+    return Predictions(masks, dice, uncertainty)
+
+
+def _shapes(image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The outputs that are scored."""
+    return {"mask": (1, 1, *image), "uncertainty": (1, 1, *image), "dice": (1, 1)}
 
 
 def evaluate(dataset: Dataset, predictor: Predictor, dice_constant: float) -> Scores:
     """Score a model; `dice_constant` is the mean Dice of the quality network's training patients."""
-    predictions = predict(dataset, predictor)
-    return score_frames(predictions.masks, dataset.masks, predictions.dice, dataset.spacing_mm, dice_constant)
+    found = predict(dataset, predictor)
+    arguments = (found.masks, dataset.masks, found.dice, dataset.spacing_mm, dice_constant)
+    return score_frames(*arguments, uncertainty=found.uncertainty)

@@ -341,6 +341,8 @@ def _quality_panel(axes: Axes, name: str, scores: FrameScores, summary: Scores, 
     r = "undefined" if summary.pearson_r is None else f"{summary.pearson_r:.2f}"
     auroc = "" if summary.auroc is None else f"   AUROC {summary.auroc:.2f}"
     text = f"MAE {summary.mae:.3f}   constant's {summary.mae_constant:.3f}\nr {r}{auroc}   n {summary.frames}"
+    for trivial, found in summary.trivial.items():
+        text += "" if found.auroc is None else f"\n{trivial}: AUROC {found.auroc:.2f}"
     axes.text(0.03, 0.98, text, transform=axes.transAxes, va="top", fontsize=8, color=INK)
     axes.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
     axes.set_xlabel("true Dice", fontsize=8.5)

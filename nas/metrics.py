@@ -6,7 +6,9 @@ its error, Pearson's r and the area under the ROC curve are always beside it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,8 @@ class FrameScores:
         dice_predicted: float (N,), what the quality network said.
         dice_constant: the mean Dice of the training frames, what the constant predictor says.
         acceptance: Dice below which a frame should be rejected.
+        trivial: scores by name that cost nothing and are higher the worse a frame looks, each float (N,): a quality
+            network must beat them.
     """
 
     dice: Floats
@@ -40,11 +44,13 @@ class FrameScores:
     dice_predicted: Floats
     dice_constant: float
     acceptance: float = ACCEPTANCE_DICE
+    trivial: Mapping[str, Floats] = field(default_factory=dict)
 
     def select(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> FrameScores:
         """The frames at `index`, a mask or positions, repeated ones too: a subset, or one draw of a bootstrap."""
         arrays = (self.dice, self.hd95_mm, self.asd_mm, self.dice_predicted)
-        return FrameScores(*(array[index] for array in arrays), self.dice_constant, self.acceptance)
+        trivial = {name: array[index] for name, array in self.trivial.items()}
+        return FrameScores(*(array[index] for array in arrays), self.dice_constant, self.acceptance, trivial)
 
     def summary(self) -> Scores:
         """Means over the frames; raises `InputError` where there is none."""
@@ -61,7 +67,19 @@ class FrameScores:
             auroc=auroc(-self.dice_predicted, self.dice < self.acceptance),
             frames=len(self.dice),
             frames_without_surface=int((~surface).sum()),
+            trivial={
+                name: TrivialScore(pearson_r(-score, self.dice), auroc(score, self.dice < self.acceptance))
+                for name, score in self.trivial.items()
+            },
         )
+
+
+@dataclass(frozen=True)
+class TrivialScore:
+    """How well a score that costs nothing does a quality network's work; the figures are those of `Scores`."""
+
+    pearson_r: float | None
+    auroc: float | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,7 @@ class Scores:
         frames: number of frames scored.
         frames_without_surface: frames with an empty mask, left out of the two distances. A network that finds nothing
             looks better in millimetres than it is, so read them together.
+        trivial: what the trivial scores reach, by name.
     """
 
     dice: float
@@ -90,8 +109,9 @@ class Scores:
     auroc: float | None
     frames: int
     frames_without_surface: int
+    trivial: Mapping[str, TrivialScore]
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON takes them."""
         return asdict(self)
 
@@ -103,6 +123,7 @@ def score_frames(
     spacing_mm: npt.NDArray[np.floating],
     dice_constant: float,
     acceptance: float = ACCEPTANCE_DICE,
+    uncertainty: npt.NDArray[np.floating] | None = None,
 ) -> Scores:
     """Score predicted masks and predicted Dice values; `frame_scores` gives the same per frame.
 
@@ -113,11 +134,14 @@ def score_frames(
         spacing_mm: float (N, 2), height and width of a pixel of these masks, millimetres.
         dice_constant: mean Dice of the training frames.
         acceptance: Dice below which a frame should be rejected.
+        uncertainty: float (N,), mean of each frame's uncertainty map, a trivial score where it is known.
 
     Raises:
         InputError: arrays that do not fit together, hold other values, or hold no frame.
     """
-    return frame_scores(masks_predicted, masks_true, dice_predicted, spacing_mm, dice_constant, acceptance).summary()
+    return frame_scores(
+        masks_predicted, masks_true, dice_predicted, spacing_mm, dice_constant, acceptance, uncertainty
+    ).summary()
 
 
 def frame_scores(
@@ -127,6 +151,7 @@ def frame_scores(
     spacing_mm: npt.NDArray[np.floating],
     dice_constant: float,
     acceptance: float = ACCEPTANCE_DICE,
+    uncertainty: npt.NDArray[np.floating] | None = None,
 ) -> FrameScores:
     """The scores of each frame; arguments and errors as `score_frames`."""
     predicted, true = _mask(masks_predicted, "masks_predicted"), _mask(masks_true, "masks_true")
@@ -147,7 +172,12 @@ def frame_scores(
         if not 0 <= value <= 1:
             raise InputError(f"scores: {name} is {value}; expected 0 to 1.")
     hd95_mm, asd_mm = _surface_distances_mm(predicted, true, spacing)
-    return FrameScores(_dice(predicted, true), hd95_mm, asd_mm, quality, float(dice_constant), float(acceptance))
+    trivial = {"mask area": -predicted.mean(axis=(1, 2))}
+    if uncertainty is not None:
+        trivial["mean uncertainty"] = np.asarray(uncertainty, np.float64)
+    return FrameScores(
+        _dice(predicted, true), hd95_mm, asd_mm, quality, float(dice_constant), float(acceptance), trivial
+    )
 
 
 def pearson_r(a: Floats, b: Floats) -> float | None:

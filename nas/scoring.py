@@ -62,7 +62,8 @@ def score_model(model: Path, dataset: Dataset, constant_key: str = DICE_CONSTANT
 
         predictor: Predictor = counted
         found = predict(dataset, predictor)
-    return frame_scores(found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant)
+    arguments = (found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant)
+    return frame_scores(*arguments, uncertainty=found.uncertainty)
 
 
 Scored = dict[tuple[str, int, str], dict[Subset, FrameScores]]
@@ -89,6 +90,7 @@ class _ScoresFile:
     dice_predicted: tuple[float, ...]
     dice_constant: float
     acceptance: float
+    trivial: dict[str, tuple[float, ...]]
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:
@@ -99,12 +101,14 @@ def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | No
     if (file.model_sha, file.data_sha) != (file_sha256(model), dataset.sha256):
         return None
     arrays = (file.dice, file.hd95_mm, file.asd_mm, file.dice_predicted)
-    return FrameScores(*(np.array(a, np.float64) for a in arrays), file.dice_constant, file.acceptance)
+    trivial = {name: np.array(values, np.float64) for name, values in file.trivial.items()}
+    return FrameScores(*(np.array(a, np.float64) for a in arrays), file.dice_constant, file.acceptance, trivial)
 
 
 def write_scores(path: Path, scores: FrameScores, model: Path, dataset: Dataset) -> None:
     """Keep the scores of a model on a data set."""
     data: dict[str, Any] = {key: value for key, value in asdict(scores).items() if not isinstance(value, np.ndarray)}
+    data["trivial"] = {name: values.tolist() for name, values in scores.trivial.items()}
     for name in ("dice", "hd95_mm", "asd_mm", "dice_predicted"):
         data[name] = [None if np.isnan(value) else float(value) for value in getattr(scores, name)]
     write_json(path, {"model_sha": file_sha256(model), "data_sha": dataset.sha256, **data})

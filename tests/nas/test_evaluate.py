@@ -27,6 +27,7 @@ def test_masks_and_dice_come_frame_by_frame(data):
     predictions = predict(data, oracle(data, 0.25))
     assert np.array_equal(predictions.masks, data.masks == 1)
     assert (predictions.dice == 0.25).all()
+    assert predictions.uncertainty == pytest.approx(data.masks.mean((1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ def test_masks_and_dice_come_frame_by_frame(data):
     [
         ({"dice": None}, "'dice' is absent"),
         ({"mask": np.zeros((1, 1, 64, 64))}, "'mask' is"),
+        ({"uncertainty": None}, "'uncertainty' is absent"),
         ({"dice": np.full((1, 1), np.nan)}, "not finite on frame 0"),
     ],
 )

@@ -6,7 +6,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
 from latencykit.errors import InputError
-from nas.metrics import auroc, frame_scores, pearson_r, score_frames
+from nas.metrics import TrivialScore, auroc, frame_scores, pearson_r, score_frames
 
 
 def rectangle(top, left, height, width, side=64):
@@ -93,6 +93,17 @@ def test_errors_of_the_prediction_and_of_the_constant_stand_side_by_side():
     assert scores.mae_constant == pytest.approx(0.25)
     assert scores.pearson_r == pytest.approx(1)
     assert scores.auroc == 1
+
+
+def test_trivial_scores_stand_beside_the_quality_network_s():
+    """A small mask and much uncertainty speak for a bad frame; here the first is right and the second is not."""
+    whole, half = rectangle(0, 0, 10, 10), rectangle(0, 0, 10, 4)
+    uncertain = np.array([0.3, 0.2, 0.1])
+    scores = score([whole, half, whole], [whole] * 3, quality=[0.5, 0.9, 0.6], uncertainty=uncertain)
+    assert scores.trivial["mask area"] == TrivialScore(pytest.approx(1), 1)
+    assert scores.trivial["mean uncertainty"] == TrivialScore(pytest.approx(0), 0.5)
+    assert scores.auroc == 0
+    assert score([whole], [whole]).trivial.keys() == {"mask area"}
 
 
 def test_a_constant_prediction_has_no_correlation():
