@@ -25,6 +25,7 @@ from latencykit.selection import choose_networks
 from latencykit.sweep import build, plan_build
 from latencykit.table import Table
 from latencykit.table_file import load_table, table_checksum
+from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
 
 VALIDATION_SEED = 7
@@ -46,7 +47,19 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) ->
         table = load_table(path)
         if all(table.has_edges(setting, macro, None) for setting in settings for macro in macros):
             return table
-        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+        lacking = [str(setting) for setting in settings if setting not in table.settings]
+        try:
+            table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+        except NotComparableError as error:
+            if not lacking:
+                raise
+            there = " and ".join(map(str, table.settings))
+            raise NotComparableError(
+                f"{table.name} is of another machine and has costs at {there} only, not at {' and '.join(lacking)}: "
+                "change `threads` in the configuration, or have a kit measure there (latencykit kit make)."
+            ) from error
+    for count in threads:
+        check_threads(count)
     with progress("lower networks", networks_to_lower() * len(macros)) as advance:
         needs = space_needs(macros, advance=advance)
     plan = plan_build(path, settings, needs.keys, needs.calibration)

@@ -226,8 +226,16 @@ def choose_selection(
     left = [r for r in results if r.degraded == degraded and split in (None, r.split) and threads in (None, r.threads)]
     left = [r for r in left if pace_hz in (None, r.pace_hz)]
     if not left:
-        asked = f"split {split}, {degraded}, threads {threads}, pace_hz {pace_hz}"
-        raise MissingRowError(f"results: none of {len(results)} lines fits {asked} (None: any).")
+        asked = {"split": split, "subset": degraded, "threads": threads, "pace": pace_hz}
+        there = {
+            "splits": sorted({r.split for r in results}),
+            "subsets": sorted({r.degraded for r in results}),
+            "threads": sorted({r.threads for r in results}),
+            "paces": sorted({r.pace_hz for r in results}),
+        }
+        wanted = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
+        known = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in there.items())
+        raise MissingRowError(f"results: none of {len(results)} lines is of {wanted}; there are {known}.")
     if len(splits := sorted({r.split for r in left})) > 1:
         raise MissingRowError(f"results: there are the splits {', '.join(splits)}; choose one.")
     counts = {r.threads for r in left}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from latencykit.agreement import Validation
 from latencykit.bench import UNSTEADY, VALIDATION_PROTOCOL
 from latencykit.commands.options import (
     FILE,
@@ -27,7 +28,27 @@ from latencykit.selection import choose_networks
 from latencykit.table_file import load_table, save_table
 from latencykit.validate import journal_path, timed_networks, validate, validation_protocol
 
+OTHER_SPEED_PCT, UNSTEADY_PCT = 5.0, 5.0
+"""From here on a validation warns of the machine."""
 SETS = ("uniform", "tails", "minimisers", "mixed", "unet", "all")
+
+
+def doubts(found: Validation) -> list[str]:
+    """What makes a validation say as much of the machine as of the table."""
+    warnings = [f"{found.unsteady} samples: {UNSTEADY}"] if found.unsteady else []
+    if found.slowdown_pct is not None and abs(found.slowdown_pct) > OTHER_SPEED_PCT:
+        speed = _speed(found.slowdown_pct)
+        warnings.append(f"the machine is {speed} than in the build: judge the table by the figures at that speed")
+    if found.repeat.mape_pct > UNSTEADY_PCT:
+        warnings.append(
+            f"one half of the timings is {found.repeat.mape_pct:.1f} % off the other, too much to judge a table by: "
+            "free the machine (latencykit doctor) and validate again"
+        )
+    return warnings
+
+
+def _speed(slowdown_pct: float) -> str:
+    return f"{abs(slowdown_pct):.1f} % {'slower' if slowdown_pct > 0 else 'faster'}"
 
 
 @click.command("validate")
@@ -78,10 +99,8 @@ def validate_command(
         save_table(replace(now, validations=(*now.validations, summary)), table)
     rhythm = f"{pace:g} calls a second" if pace else "back to back"
     head = f"{len(chosen)} networks ({chosen_from}), {setting}, {rhythm}, seed {seed}"
-    warnings = [f"{found.unsteady} samples: {UNSTEADY}"] if found.unsteady else []
     if found.slowdown_pct is not None:
-        speed = f"{abs(found.slowdown_pct):.1f} % {'slower' if found.slowdown_pct > 0 else 'faster'}"
-        head += f"; the machine is {speed} than in the build, by calibration networks timed along"
-    emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], warnings)
+        head += f"; the machine is {_speed(found.slowdown_pct)} than in the build, by calibration networks timed along"
+    emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], doubts(found))
     if journal:
         journal.unlink()

@@ -335,7 +335,7 @@ def test_a_validation_on_an_unsteady_machine_warns(tool, table, space, tmp_path,
     words = ("validate", table, "--networks", 2, "--seed", 7, "--threads", 1, "--macro", space, "--processes", 2)
     data = tool(*words, "--json").data
     assert data["unsteady"] > 4  # the two networks and those that are timed along
-    assert data["warnings"] == [f"{data['unsteady']} samples: {UNSTEADY}"]
+    assert data["warnings"][0] == f"{data['unsteady']} samples: {UNSTEADY}"
 
 
 def test_a_validation_of_a_table_without_the_networks_kernels_is_code_3(tool: Tool, table: Path, workers: FakeWorkers):

@@ -13,6 +13,7 @@ from latencykit import selection
 from latencykit.agreement import ValidatedNetwork, Validation, agreement, summarise
 from latencykit.bench import PACED_VALIDATION_SAMPLES, VALIDATION_PROTOCOL
 from latencykit.calibrate import CALIBRATION_SEED
+from latencykit.commands.truth import doubts
 from latencykit.coverage import COVERAGE_SEED
 from latencykit.edges import FIT_SEED, cost
 from latencykit.errors import InterruptedRunError, MissingRowError, UsageError
@@ -272,6 +273,16 @@ def test_every_set_of_two_networks_has_figures_of_its_own():
     assert found["tails"].raw["kernel"].mape_pct == pytest.approx(50)
     assert [len(part.networks) for part in found.values()] == [3, 2]
     assert (found["tails"].setting, found["tails"].pace_hz) == (ONE, None)
+
+
+def test_a_validation_on_a_machine_that_is_unsteady_or_of_another_speed_says_so():
+    steady = summary([network(index, 10.0 + index, 10.5 + index) for index in range(4)])
+    assert doubts(replace(steady, slowdown_pct=-4.0)) == []
+    (speed,) = doubts(replace(steady, slowdown_pct=-7.25))
+    assert "7.2 % faster than in the build" in speed
+    (again,) = doubts(replace(steady, repeat=replace(steady.repeat, mape_pct=95.8)))
+    assert "95.8 % off the other" in again
+    assert len(doubts(replace(steady, slowdown_pct=27.0, unsteady=3, repeat=replace(steady.repeat, mape_pct=9.0)))) == 3
 
 
 # Timed

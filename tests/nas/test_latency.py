@@ -8,7 +8,7 @@ from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
-from latencykit.errors import NotComparableError
+from latencykit.errors import NotComparableError, UnfitError
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.table_file import load_table, save_table, table_checksum
@@ -82,6 +82,19 @@ def validated(finished_run, tmp_path):
     for name in ("validation.json", "validation.png"):
         (tmp_path / name).write_bytes((finished_run.out / name).read_bytes())
     return tmp_path, load_table(finished_run.out / "table.json")
+
+
+def test_a_table_of_another_machine_without_the_thread_count_says_which_it_has(table_file):
+    table = load_table(table_file)
+    save_table(replace(table, cpu=replace(table.cpu, model="Another")), table_file)
+    with pytest.raises(NotComparableError, match="at 1 thread, pinned only, not at 2 threads, pinned: change"):
+        ensure_table(table_file, [MACRO], [1, 2])
+
+
+def test_more_threads_than_cores_are_refused_before_anything_is_lowered(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "space_needs", None)
+    with pytest.raises(UnfitError, match="9999"):
+        ensure_table(tmp_path / "new.json", [MACRO], [9999])
 
 
 def test_a_validation_is_not_done_again(validated, monkeypatch):
