@@ -88,7 +88,8 @@ def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> 
     uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
     sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
     plain = plain_networks(macro)
-    return [*plain, *uniform, *sparse, *minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, plain)]
+    others = [*plain, *uniform, *sparse]
+    return [*others, *minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, others)]
 
 
 def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:

@@ -24,6 +24,7 @@ from nas.results import SUBSETS
 
 if TYPE_CHECKING:
     from nas.config import RunConfig  # imports torch, which only some commands need
+    from nas.data import Dataset
     from nas.metrics import FrameScores
     from nas.results import Subset
 
@@ -174,27 +175,40 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     from nas.data import load
     from nas.degradations import bad_frames
     from nas.figures import quality_figure, quality_panels, save_figure
-    from nas.scoring import DICE_CONSTANT_BAD_KEY, log_final, score_model, seed_of
+    from nas.scoring import (
+        DICE_CONSTANT_BAD_KEY,
+        DICE_CONSTANT_KEY,
+        dice_constant_of,
+        log_final,
+        score_model,
+        seed_of,
+    )
 
     run = _load(config)
     if split == REPORT_SPLIT and not final:
         raise UsageError(f"{split!r} is the report split, scored once, at the end: pass --final for that.")
     dataset = load(run.data)
     frames = dataset.of_split(split)
-    if split == REPORT_SPLIT:
-        log_final(model.with_suffix(".final.jsonl"), model.name, seed_of(model), model, frames)
-    scores: dict[Subset, FrameScores] = {"all": score_model(model, frames)}
+    asked: dict[Subset, tuple[Dataset, str]] = {"all": (frames, DICE_CONSTANT_KEY)}
     if degraded:
         for subset, kinds in run.train.degradations.sets.items():
-            bad = bad_frames(frames, run.train.degradations, kinds)
-            scores[subset] = score_model(model, bad, DICE_CONSTANT_BAD_KEY)
+            asked[subset] = bad_frames(frames, run.train.degradations, kinds), DICE_CONSTANT_BAD_KEY
+    for _, key in asked.values():
+        dice_constant_of(model, key)
+    scores: dict[Subset, FrameScores] = {}
+    for subset, (shown, key) in asked.items():
+        if split == REPORT_SPLIT:
+            log_final(model.with_suffix(".final.jsonl"), model.name, seed_of(model), model, shown)
+        scores[subset] = score_model(model, shown, key)
     picture = model.with_suffix(f".{split}.png")
     save_figure(quality_figure(quality_panels({model.stem: scores})), picture)
     graph, _ = onnx_to_graph(check_outside(model), str(model))
     costs = {"macs": graph.macs, "params": graph.parameters}
     data = {"model": str(model), "split": split, "picture": str(picture), **scores["all"].summary().as_dict(), **costs}
-    data |= {"degraded": {name: found.summary().as_dict() for name, found in scores.items() if name != "all"}}
-    emit(as_json, "evaluate", data, [f"{key}: {value}" for key, value in data.items()])
+    lines = [f"{key}: {value}" for key, value in data.items()]
+    bad = {name: found.summary().as_dict() for name, found in scores.items() if name != "all"}
+    lines += [f"{name} {key}: {value}" for name, found in bad.items() for key, value in found.items()]
+    emit(as_json, "evaluate", data | {"degraded": bad}, lines)
 
 
 @cli.command("run")

@@ -1,9 +1,9 @@
 """Bad frames made from real ones: what an operator sees go wrong while scanning, for the quality network.
 
-Seven kinds, each with a severity from 0 (nothing changes) to 1. Three change the image's brightness (`gain`, `blur`,
-`dropout`), two lie along the beams that leave the probe at the middle of the upper edge (`shadow`, `lift`), two move
-the anatomy and the mask with it (`off_axis`, `depth`). Which kinds a training sees, which are held out, how many
-frames, and the seed lie in a file that is committed before anything is trained with it (`degradations.toml`).
+Seven kinds, each with a severity from 0 (nothing changes) to 1: `gain`, `blur` and `dropout` anywhere, `shadow` and
+`lift` along beams that leave a probe at the middle of the upper edge (roughly: a sector's apex lies some rows lower),
+`off_axis` and `depth` by moving the anatomy and the mask with it. Which kinds a training sees, which are held out, how
+many frames, and the seed lie in a file that is committed before anything is trained with it (`degradations.toml`).
 """
 
 from __future__ import annotations
@@ -98,21 +98,23 @@ def load_degradations(path: Path = FROZEN) -> Degradations:
 
 
 def bad_frames(dataset: Dataset, degradations: Degradations, kinds: Sequence[Kind]) -> Dataset:
-    """Every frame of a data set degraded once, the n-th by the n-th of these kinds, over and over.
+    """Every frame of a data set degraded once, by these kinds in equal shares and random order.
 
-    What becomes of a frame depends on the seed, the kind and the frame's place alone.
+    What becomes of a frame depends on the seed, the kinds, the number of frames and the frame's place alone. Moved
+    anatomy has no known scale: the distances of the result are in pixels (`spacing_mm` of 1).
     """
     images, masks = dataset.images.copy(), dataset.masks.copy()
-    for place in range(len(dataset)):
-        kind = kinds[place % len(kinds)]
-        generator = torch_generator(degradations.seed, Stream.BAD_FRAMES, KINDS.index(kind), place)
+    order = np.random.default_rng((degradations.seed, len(dataset))).permutation(len(dataset))
+    for place, rank in enumerate(order.tolist()):
+        kind = kinds[rank % len(kinds)]
+        generator = torch_generator(degradations.seed, Stream.EVALUATED_FRAMES, KINDS.index(kind), place)
         severity = degradations.least + (degradations.most - degradations.least) * torch.rand(1, generator=generator)
         image = torch.from_numpy(images[place : place + 1]).float() / 255
         mask = torch.from_numpy(masks[place : place + 1])[None].float()
         image, mask = degrade(image, mask, kind, severity, generator)
         images[place] = (255 * image[0]).round().to(torch.uint8).numpy()
         masks[place] = mask[0, 0].to(torch.uint8).numpy()
-    return replace(dataset, images=images, masks=masks, degraded=np.ones(len(dataset), bool))
+    return replace(dataset, images=images, masks=masks, spacing_mm=np.ones_like(dataset.spacing_mm))
 
 
 def degrade(
@@ -151,7 +153,7 @@ def _gain(images: Tensor, amount: Tensor, draw: Draw) -> Tensor:
 
 
 def _blur(images: Tensor, amount: Tensor, draw: Draw) -> Tensor:
-    """A wide beam out of focus: up to 4 % of the image's side across the beams and a third of that along them."""
+    """Out of focus: a Gaussian of up to 4 % of the image's side along its rows, a third of that along its columns."""
     (strength,) = draw(1)
     side = images.shape[-1]
     sigma = 0.04 * side * amount * (0.5 + 0.5 * strength)
@@ -173,21 +175,21 @@ def _smoothed(images: Tensor, sigma: Tensor, axis: Literal[-1, -2]) -> Tensor:
 
 
 def _dropout(images: Tensor, amount: Tensor, draw: Draw) -> Tensor:
-    """Patches of the wall without an echo: smooth random areas, up to half of the image, fade out."""
+    """Patches without an echo: smooth random areas, up to half of the image, fade out."""
     grains = draw(64).reshape(8, 8, -1).permute(2, 0, 1)[:, None]
     field = functional.interpolate(grains, size=images.shape[-2:], mode="bicubic", align_corners=False)
-    lost = torch.sigmoid((field - (1.4 - 0.95 * amount)) / 0.04)
+    lost = torch.sigmoid((field - (1 - 0.5 * amount)) / 0.04) * (4 * amount).clamp(max=1)
     return images * (1 - lost)
 
 
 def _shadow(images: Tensor, amount: Tensor, draw: Draw) -> Tensor:
     """A rib, or a part of the lung: one or two dark beams that begin at some depth."""
     angle, depth = _polar(images)
-    for _ in range(2):
+    for always in (True, False):
         centre, breadth, start, there = draw(4)
         width = (0.05 + 0.2 * breadth) * (0.5 + 0.5 * amount)
         dark = torch.exp(-(((angle - (centre - 0.5)) / width) ** 2)) * torch.sigmoid((depth - 0.3 * start) / 0.02)
-        images = images * (1 - amount.sqrt() * dark * (there < 0.75))
+        images = images * (1 - amount.sqrt() * dark * ((there < 0.75) | always))
     return images
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from latencykit.builder import LOGITS
 from latencykit.files import write_text
 from nas.augment import Augmentation, augment
+from nas.degradations import Degradations
 from nas.frames import Frames, as_rgb
 from nas.modules import GraphModule, Probabilities
 from nas.objective import hard_dice, quality_loss
@@ -90,10 +91,13 @@ class Learner:
         augmentation: Augmentation,
         seed: int,
         position: Sequence[int],
+        degradations: Degradations | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """RGB images and masks of one step, augmented as (seed, position) says."""
+        """RGB images and masks of one step, degraded where asked for and augmented, as (seed, position) says."""
         generator = torch_generator(seed, Stream.AUGMENTATION, *position)
         images, masks = (tensor.to(self.device) for tensor in frames.batch(indices))
+        if degradations is not None:
+            images, masks = degradations.spoil(images, masks, torch_generator(seed, Stream.BAD_FRAMES, *position))
         images, masks = augment(images, masks, augmentation, generator)
         return as_rgb(images), masks
 

@@ -41,6 +41,7 @@ from nas.scoring import (
     DICE_CONSTANT_BAD_KEY,
     DICE_CONSTANT_KEY,
     Scored,
+    dice_constant_of,
     log_final,
     score_model,
     stored_scores,
@@ -201,6 +202,7 @@ def _scores(
     path, model = folder.scores(name), folder.model
     scores = stored_scores(path, model, frames)
     if scores is None:
+        dice_constant_of(model, constant_key)  # a model without one is not scored, so nothing is logged
         if log is not None:
             log(model, frames)
         scores = score_model(model, frames, constant_key)

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     AUGMENTATION = 3
     PATHS = 4
     BAD_FRAMES = 5
+    EVALUATED_FRAMES = 6
 
 
 def numpy_generator(seed: int, stream: Stream, *position: int) -> np.random.Generator:

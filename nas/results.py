@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Subset = Literal["all", "clean", "degraded", "seen", "held_out"]
-"""All frames of a split, those of them that were acquired well or badly where the data say so; and all of them degraded
-by kinds that the quality network's training sees, or by kinds that it does not (`nas.degradations`)."""
+"""All frames of a split; those acquired well, or badly, where the data say so; all of them degraded by kinds that the
+quality network's training sees, or by others (`nas.degradations`), distances in pixels."""
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
 DEFAULT_THREADS = 4  # the contract's default
 MAX_FILE_BYTES = 50_000_000
@@ -37,7 +37,7 @@ class Result:
         row: name of the network pair, as Table II's rows (`unet16`).
         seed: of the search and training.
         split: which frames were scored.
-        degraded: the subset of them: all, clean or degraded.
+        degraded: the subset of them: one of `SUBSETS`.
         dice: mean Dice.
         hd95_mm: mean 95th-percentile Hausdorff distance, mm.
         asd_mm: mean average symmetric surface distance, mm.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class _ScoresFile:
     dice_predicted: tuple[float, ...]
     dice_constant: float
     acceptance: float
-    trivial: dict[str, tuple[float, ...]]
+    trivial: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:

@@ -179,11 +179,10 @@ class _Run:
         return loss + config.lambda_quality * mse
 
     def _quality_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
+        config, frames = self._config, self._frames["quality"]
         images, masks = self._learner.load(
-            self._frames["quality"], indices, self._config.augmentation, self._seed, position
+            frames, indices, config.augmentation, self._seed, position, config.degradations
         )
-        generator = torch_generator(self._seed, Stream.BAD_FRAMES, *position)
-        images, masks = self._config.degradations.spoil(images, masks, generator)
         mse = self._learner.frozen_quality_loss(images, masks)
         means.add(mse=mse.detach())
         return mse

@@ -74,9 +74,11 @@ def load_trained(out: Path) -> Trained:
     path = out / TRAINING_FILE
     if not path.exists():
         raise InputError(f"{out} holds no finished training; `nas train ARCH --seed S --out {out}` makes one.")
-    training = decode(Training, read_json(path, MAX_TRAINING_BYTES), str(path))
-    if training.schema != TRAINING_SCHEMA:
-        raise InputError(f"{path}: schema {TRAINING_SCHEMA} expected, found {training.schema}.")
+    data = read_json(path, MAX_TRAINING_BYTES)
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != TRAINING_SCHEMA:
+        raise InputError(f"{path}: schema {TRAINING_SCHEMA} expected, found {found}; train it again in a new folder.")
+    training = decode(Training, data, str(path))
     network = read_architecture(out / ARCHITECTURE_FILE)
     module = GraphModule(network_graph(network), torch.Generator())
     restore_module(module, read_tensors(out / WEIGHTS_FILE), out / WEIGHTS_FILE)
