@@ -74,11 +74,15 @@ class Degradations:
         """The kinds of frames to evaluate with, apart; none are held out where that is so."""
         return {"seen": self.seen} | ({"held_out": self.held_out} if self.held_out else {})
 
+    def severity(self, drawn: Tensor) -> Tensor:
+        """Severities from uniform numbers in [0, 1)."""
+        return self.least + (self.most - self.least) * drawn
+
     def spoil(self, images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Degrade a share of a training's frames, (n, C, S, S) and (n, 1, S, S), by the kinds that it may see."""
         chosen, severity, kinds = torch.rand((3, len(images)), generator=generator)
         kind_of = torch.where(chosen < self.share, (kinds * len(self.seen)).long(), -1).tolist()
-        severity = self.least + (self.most - self.least) * severity
+        severity = self.severity(severity)
         images, masks = images.clone(), masks.clone()
         for index, kind in enumerate(self.seen):
             if of_kind := [place for place, found in enumerate(kind_of) if found == index]:
@@ -108,7 +112,7 @@ def bad_frames(dataset: Dataset, degradations: Degradations, kinds: Sequence[Kin
     for place, rank in enumerate(order.tolist()):
         kind = kinds[rank % len(kinds)]
         generator = torch_generator(degradations.seed, Stream.EVALUATED_FRAMES, KINDS.index(kind), place)
-        severity = degradations.least + (degradations.most - degradations.least) * torch.rand(1, generator=generator)
+        severity = degradations.severity(torch.rand(1, generator=generator))
         image = torch.from_numpy(images[place : place + 1]).float() / 255
         mask = torch.from_numpy(masks[place : place + 1])[None].float()
         image, mask = degrade(image, mask, kind, severity, generator)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from latencykit.errors import InputError
 from nas.data import Dataset
-from nas.metrics import Scores, score_frames
 
 MASK_THRESHOLD = 0.5
 
@@ -30,7 +29,7 @@ class Predictions:
     Attributes:
         masks: bool (N, 256, 256), hard masks.
         dice: float32 (N,), the predicted Dice.
-        uncertainty: float32 (N,), mean of the uncertainty map.
+        uncertainty: float32 (N,), sum of the uncertainty map over the hard mask's area, which is at least one pixel.
     """
 
     masks: npt.NDArray[np.bool_]
@@ -56,17 +55,10 @@ def predict(dataset: Dataset, predictor: Predictor) -> Predictions:
                 raise InputError(f"the model's output {name!r} is not finite on frame {index}; train it again.")
         masks[index] = outputs["mask"][0, 0] > MASK_THRESHOLD
         dice[index] = outputs["dice"][0, 0]
-        uncertainty[index] = outputs["uncertainty"].mean()
+        uncertainty[index] = outputs["uncertainty"].sum() / max(1, masks[index].sum())
     return Predictions(masks, dice, uncertainty)
 
 
 def _shapes(image: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The outputs that are scored."""
     return {"mask": (1, 1, *image), "uncertainty": (1, 1, *image), "dice": (1, 1)}
-
-
-def evaluate(dataset: Dataset, predictor: Predictor, dice_constant: float) -> Scores:
-    """Score a model; `dice_constant` is the mean Dice of the quality network's training patients."""
-    found = predict(dataset, predictor)
-    arguments = (found.masks, dataset.masks, found.dice, dataset.spacing_mm, dice_constant)
-    return score_frames(*arguments, uncertainty=found.uncertainty)

@@ -116,34 +116,6 @@ class Scores:
         return asdict(self)
 
 
-def score_frames(
-    masks_predicted: npt.NDArray[np.bool_],
-    masks_true: npt.NDArray[np.bool_] | npt.NDArray[np.uint8],
-    dice_predicted: npt.NDArray[np.floating],
-    spacing_mm: npt.NDArray[np.floating],
-    dice_constant: float,
-    acceptance: float = ACCEPTANCE_DICE,
-    uncertainty: npt.NDArray[np.floating] | None = None,
-) -> Scores:
-    """Score predicted masks and predicted Dice values; `frame_scores` gives the same per frame.
-
-    Args:
-        masks_predicted: bool (N, H, W), the hard masks.
-        masks_true: bool or uint8 of 0 and 1 (N, H, W).
-        dice_predicted: float (N,), in [0, 1].
-        spacing_mm: float (N, 2), height and width of a pixel of these masks, millimetres.
-        dice_constant: mean Dice of the training frames.
-        acceptance: Dice below which a frame should be rejected.
-        uncertainty: float (N,), mean of each frame's uncertainty map, a trivial score where it is known.
-
-    Raises:
-        InputError: arrays that do not fit together, hold other values, or hold no frame.
-    """
-    return frame_scores(
-        masks_predicted, masks_true, dice_predicted, spacing_mm, dice_constant, acceptance, uncertainty
-    ).summary()
-
-
 def frame_scores(
     masks_predicted: npt.NDArray[np.bool_],
     masks_true: npt.NDArray[np.bool_] | npt.NDArray[np.uint8],
@@ -153,7 +125,20 @@ def frame_scores(
     acceptance: float = ACCEPTANCE_DICE,
     uncertainty: npt.NDArray[np.floating] | None = None,
 ) -> FrameScores:
-    """The scores of each frame; arguments and errors as `score_frames`."""
+    """Score predicted masks and predicted Dice values, frame by frame.
+
+    Args:
+        masks_predicted: bool (N, H, W), the hard masks.
+        masks_true: bool or uint8 of 0 and 1 (N, H, W).
+        dice_predicted: float (N,), in [0, 1].
+        spacing_mm: float (N, 2), height and width of a pixel of these masks, millimetres.
+        dice_constant: mean Dice of the training frames.
+        acceptance: Dice below which a frame should be rejected.
+        uncertainty: float (N,), `Predictions.uncertainty`, a trivial score where it is known.
+
+    Raises:
+        InputError: arrays that do not fit together, hold other values, or hold no frame.
+    """
     predicted, true = _mask(masks_predicted, "masks_predicted"), _mask(masks_true, "masks_true")
     quality, spacing = np.asarray(dice_predicted, np.float64), np.asarray(spacing_mm, np.float64)
     frames = len(predicted)
@@ -174,7 +159,7 @@ def frame_scores(
     hd95_mm, asd_mm = _surface_distances_mm(predicted, true, spacing)
     trivial = {"mask area": -predicted.mean(axis=(1, 2))}
     if uncertainty is not None:
-        trivial["mean uncertainty"] = np.asarray(uncertainty, np.float64)
+        trivial["uncertainty"] = np.asarray(uncertainty, np.float64)
     return FrameScores(
         _dice(predicted, true), hd95_mm, asd_mm, quality, float(dice_constant), float(acceptance), trivial
     )

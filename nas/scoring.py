@@ -62,8 +62,9 @@ def score_model(model: Path, dataset: Dataset, constant_key: str = DICE_CONSTANT
 
         predictor: Predictor = counted
         found = predict(dataset, predictor)
-    arguments = (found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant)
-    return frame_scores(*arguments, uncertainty=found.uncertainty)
+    return frame_scores(
+        found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant, uncertainty=found.uncertainty
+    )
 
 
 Scored = dict[tuple[str, int, str], dict[Subset, FrameScores]]

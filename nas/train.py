@@ -106,12 +106,10 @@ class _Run:
         self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
         self._module.set_statistics(dataset.channel_statistics())
         self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
-        size = next(iter(graph.inputs.values()))[1]
+        self._size = next(iter(graph.inputs.values()))[1]
         parts = training_parts(dataset, config)
-        self._frames = {name: Frames(part, size) for name, part in parts.items()}
-        for name in ("quality", "selection"):
-            bad = bad_frames(parts[name], config.degradations, config.degradations.seen)
-            self._frames[f"bad {name}"] = Frames(bad, size)
+        self._frames = {name: Frames(part, self._size) for name, part in parts.items()}
+        self._frames["bad selection"] = self._bad(parts["selection"])
         self.history: list[dict[str, Any]] = []
         self._begin("segmentation")
         self._fingerprint = files.fingerprint(
@@ -187,6 +185,10 @@ class _Run:
         means.add(mse=mse.detach())
         return mse
 
+    def _bad(self, part: Dataset) -> Frames:
+        degradations = self._config.degradations
+        return Frames(bad_frames(part, degradations, degradations.seen), self._size)
+
     def _score(self, part: str, quality: bool = True) -> FrameDice:
         return self._learner.score(self._frames[part], self._config.batch_size, quality=quality)
 
@@ -210,6 +212,7 @@ class _Run:
         """What is stored beside the weights; puts the best ones into the module."""
         self._module.load_state_dict(self.best)
         good, bad = self._score("selection"), self._score("bad selection")
+        self._frames["bad quality"] = self._bad(training_parts(self._dataset, self._config)["quality"])
         return Training(
             seed=self._seed,
             dice_constant=self._score("quality", quality=False).dice,

@@ -6,7 +6,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
 from latencykit.errors import InputError
-from nas.metrics import TrivialScore, auroc, frame_scores, pearson_r, score_frames
+from nas.metrics import TrivialScore, auroc, frame_scores, pearson_r
 
 
 def rectangle(top, left, height, width, side=64):
@@ -18,7 +18,7 @@ def rectangle(top, left, height, width, side=64):
 def score(predicted, true, quality=None, spacing=(1.0, 1.0), constant=0.8, **options):
     predicted, true = np.stack(predicted), np.stack(true)
     quality = np.full(len(true), 0.8) if quality is None else np.array(quality)
-    return score_frames(predicted, true, quality, np.tile(spacing, (len(true), 1)), constant, **options)
+    return frame_scores(predicted, true, quality, np.tile(spacing, (len(true), 1)), constant, **options).summary()
 
 
 def test_two_empty_masks_agree_and_have_no_surface():
@@ -101,7 +101,7 @@ def test_trivial_scores_stand_beside_the_quality_network_s():
     uncertain = np.array([0.3, 0.2, 0.1])
     scores = score([whole, half, whole], [whole] * 3, quality=[0.5, 0.9, 0.6], uncertainty=uncertain)
     assert scores.trivial["mask area"] == TrivialScore(pytest.approx(1), 1)
-    assert scores.trivial["mean uncertainty"] == TrivialScore(pytest.approx(0), 0.5)
+    assert scores.trivial["uncertainty"] == TrivialScore(pytest.approx(0), 0.5)
     assert scores.auroc == 0
     assert score([whole], [whole]).trivial.keys() == {"mask area"}
 
@@ -156,13 +156,13 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
         "acceptance": 0.7,
     }
     with pytest.raises(InputError, match=message):
-        score_frames(**good | change)
+        frame_scores(**good | change)
 
 
 def test_no_frames_are_no_scores():
     nothing = np.zeros((0, 8, 8), bool)
     with pytest.raises(InputError, match="no frame"):
-        score_frames(nothing, nothing, np.zeros(0), np.zeros((0, 2)), 0.8)
+        frame_scores(nothing, nothing, np.zeros(0), np.zeros((0, 2)), 0.8).summary()
 
 
 def test_a_subset_is_scored_as_if_it_were_alone():
