@@ -92,13 +92,20 @@ def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> 
     return [*others, *minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, others)]
 
 
-def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
+def fits(settings: int, macros: int) -> int:
+    """How many fits `fit_table` makes, each at two rhythms, for progress."""
+    return 2 * settings * (1 + macros)
+
+
+def fit_table(
+    table: Table, samples: Mapping[Macro, LoweredSamples], advance: Callable[[], object] = lambda: None
+) -> Table:
     """The table with cost models for all its timings, and edge costs for the given macro configurations.
 
     Edge costs of other configurations stay as they are, unless their model changed: then they are dropped. A setting
-    without rows for all kernels of a configuration gets no edge costs of it.
+    without rows for all kernels of a configuration gets no edge costs of it. `advance` is called after each fit.
     """
-    before, table = table.models, replace(table, models=tuple(_models(table)))
+    before, table = table.models, replace(table, models=tuple(_models(table, advance)))
     known = {(model.setting, model.pace_hz): model for model in before}
     changed = {
         rhythm
@@ -112,6 +119,7 @@ def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
             if all(table.has(setting, kernel) for kernel in (CALL_OVERHEAD, *kernels)):
                 for pace_hz in [None, *(m.pace_hz for m in table.models if m.setting == setting and m.pace_hz)]:
                     rows += edge_rows(fit_edges(table, setting, lowered, pace_hz), setting, macro)
+                    advance()
 
     def stays(row: Row) -> bool:
         key = row.key
@@ -120,7 +128,7 @@ def fit_table(table: Table, samples: Mapping[Macro, LoweredSamples]) -> Table:
     return replace(table, rows=tuple(filter(stays, table.rows))).with_rows(rows)
 
 
-def _models(table: Table) -> list[CostModel]:
+def _models(table: Table, advance: Callable[[], object]) -> list[CostModel]:
     rhythms: dict[tuple[Setting, float | None], None] = {(t.setting, t.pace_hz): None for t in table.timings}
     found = []
     for setting, pace_hz in rhythms:
@@ -131,6 +139,7 @@ def _models(table: Table) -> list[CostModel]:
         model = fit_model(setting, pace_hz, seen, [t.median_us for t in timings], drift_of(timings))
         before = table.model(setting, pace_hz)
         found.append(before if before is not None and _alike(model, before) else model)
+        advance()
     return found
 
 

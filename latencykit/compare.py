@@ -136,11 +136,7 @@ def _drift(setting: Setting, rows: tuple[ComparedRow, ...], a: Table, b: Table) 
 
 
 def _warnings(a: Table, b: Table, drifts: tuple[Drift, ...], margin_pct: float) -> list[str]:
-    found = [
-        f"{name} ({table.name}) was measured while the doctor called the machine unfit; build it anew when it is fit"
-        for name, table in (("A", a), ("B", b))
-        if not table.doctor.get("fit", True)
-    ]
+    found = [f"{side}: {doubt}" for side, table in (("A", a), ("B", b)) for doubt in table.doubts]
     names = [f.name for f in fields(CpuFacts) if f.name not in {*MACHINE_FACTS, *_VARYING_FACTS}]
     facts = [(name, getattr(a.cpu, name), getattr(b.cpu, name)) for name in names]
     if changed := [f"{name} {mine!r} to {theirs!r}" for name, mine, theirs in facts if mine != theirs]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from latencykit.errors import MissingRowError
@@ -25,7 +27,7 @@ def interpolated_row(table: Table, setting: Setting, kernel: Kernel) -> Row:
     kind = _kind(kernel)
     rows = [r for r in table.rows if r.setting == setting and isinstance(r.key, Kernel) and _kind(r.key) == kind]
     overhead_us = table.row(setting, CALL_OVERHEAD).median_us
-    rows = [row for row in rows if row.median_us > overhead_us]
+    rows = [row for row in rows if row.median_us > overhead_us and row.origin != "interpolated"]
     if len(rows) < FEWEST_ROWS:
         raise MissingRowError(
             f"{table.name} has no row for {kernel} at {setting} and {len(rows)} rows of its kind; {FEWEST_ROWS} are "
@@ -42,6 +44,18 @@ def interpolated_row(table: Table, setting: Setting, kernel: Kernel) -> Row:
     cost_us = float(np.exp(np.clip(_logarithms(kernel) @ weights, -10, 25)))
     costs = kernel.macs, kernel.parameters, kernel.moved_bytes
     return Row(kernel, setting, "interpolated", *costs, None, cost_us, residual_pct)
+
+
+def with_interpolated(table: Table, setting: Setting, kernels: Iterable[Kernel]) -> Table:
+    """The table with a guess for each kernel that it does not hold; not for a file.
+
+    Raises:
+        MissingRowError: as `interpolated_row`.
+    """
+    missing = [kernel for kernel in dict.fromkeys(kernels) if not table.has(setting, kernel)]
+    if not missing:
+        return table
+    return table.with_rows([interpolated_row(table, setting, kernel) for kernel in missing])
 
 
 def _kind(kernel: Kernel) -> tuple[object, ...]:

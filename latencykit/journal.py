@@ -121,6 +121,8 @@ def _sample(data: dict[str, Any]) -> Sample:
     return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})
 
 
+TAKEN_AGAIN: Mapping[str, Any] = {"note": "the machine was in another state: taking samples again", "units": 0}
+
 Models = Mapping[str, tuple[Callable[[], bytes], bool]]
 """By id what makes a model, since all of them together may be too large, and whether it is to run as it stands."""
 
@@ -130,7 +132,7 @@ def measure_batches(
     setting: Setting,
     reference_us: float | None,
     journal: Journal,
-    advance: Callable[[str], object],
+    advance: Callable[..., object],
 ) -> None:
     """Measure what the journal does not hold yet.
 
@@ -143,7 +145,8 @@ def measure_batches(
         setting: the execution setting.
         reference_us: what the sentinel took at its best, earlier; what it takes in the journal counts too.
         journal: of what was measured; what is measured goes there.
-        advance: told the id of each sample set, those of the journal included.
+        advance: told the id of each sample set, those of the journal included, and of what is taken again, which is no
+            further unit (`latencykit.lines.Advance`).
     """
     asked = {name for _, models in batches for name in models}
     done = {(sample.id, sample.process) for sample in journal.samples(setting) if sample.id in asked}
@@ -157,9 +160,9 @@ def measure_batches(
             for protocol, items in work:
                 part = replace(protocol, processes=min(upto, protocol.processes))
                 for sample in _measured(items, setting, part, reference_us, journal, attempts):
-                    if (sample.id, sample.process) not in done:
-                        done.add((sample.id, sample.process))
-                        advance(sample.id)
+                    again = (sample.id, sample.process) in done
+                    done.add((sample.id, sample.process))
+                    advance(sample.id, **(TAKEN_AGAIN if again else {}))
 
 
 def _written(models: Models, folder: Path) -> list[Item]:

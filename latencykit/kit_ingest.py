@@ -72,9 +72,7 @@ class Ingested:
     @property
     def warnings(self) -> list[str]:
         """Reasons to mistrust the figures."""
-        found = ["a trial (--quick): its figures are worth nothing"] if self.plan.trial else []
-        if self.table.doctor.get("fit") is not True:
-            found.append("the doctor called the machine unfit; its reasons are in the table")
+        found = self.table.doubts
         for setting, places in self.affinity.items():
             if not places or not all(places):
                 found.append(f"{setting}: the machine did not tell where threads ran; affinity is not verified")

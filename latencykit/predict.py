@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from latencykit.calibration import CostModel, features
 from latencykit.errors import MissingRowError
 from latencykit.graph import Graph
-from latencykit.interpolation import interpolated_row
+from latencykit.interpolation import with_interpolated
 from latencykit.kernels import CALL_OVERHEAD, Kernel, kernels_of
 from latencykit.keys import Key, Primitive
 from latencykit.lowering import graph_to_onnx
@@ -101,9 +101,9 @@ def predict_kernels(
     """
     counts: Counter[Key] = Counter(kernels)
     model = _model(table, setting, pace_hz)
-    guessed = [k for k in dict.fromkeys(kernels) if not table.has(setting, k)] if interpolate else []
-    rows = table.lookup(setting, [kernel for kernel in counts if kernel not in guessed], remedy)
-    rows += [interpolated_row(table, setting, kernel) for kernel in guessed]
+    if interpolate:
+        table = with_interpolated(table, setting, kernels)
+    rows = table.lookup(setting, counts, remedy)
     raw = _sum_rows(table, setting, rows, counts)
     if model is None:
         return _widened(_with_row_intervals(raw, table.row(setting, CALL_OVERHEAD)))

@@ -28,8 +28,8 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         ) as bars:
             task = bars.add_task(title, total=total, completed=done, note="")
 
-            def advance_bar(*_: object, note: str = "") -> None:
-                bars.advance(task)
+            def advance_bar(*_: object, note: str = "", units: int = 1) -> None:
+                bars.advance(task, units)
                 if note:
                     bars.update(task, note=note)
 

@@ -148,7 +148,7 @@ def build(
     plan: Plan,
     verdict: Verdict,
     protocol: Protocol = ROW_PROTOCOL,
-    advance: Callable[[str], object] = lambda done: None,
+    advance: Callable[..., object] = lambda *_, **__: None,
     fit: Callable[[Table], Table] = lambda table: table,
 ) -> Built:
     """Measure what a plan misses and write the table.
@@ -195,7 +195,7 @@ def build(
     return Built(replace(table, path=path), len(plan.missing), reused, len(plan.untimed), repeated, wall_s, timed_s)
 
 
-def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[[str], object]) -> Table:
+def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[..., object]) -> Table:
     """The plan's table with what it misses, measured into the journal; nothing is fitted or written yet."""
     table = plan.table or Table(as_used(verdict.cpu), journal.runtime, _plain(verdict), ())
     if plan.table is not None and plan.settings:
@@ -210,7 +210,7 @@ def _measure_setting(
     setting: Setting,
     plan: Plan,
     journal: Journal,
-    advance: Callable[[str], object],
+    advance: Callable[..., object],
 ) -> Table:
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]

@@ -289,6 +289,16 @@ class Table:
         index = dict(self._index) | {(row.setting, row.key): row for row in rows}
         return replace(self, rows=tuple(index.values()), sentinels=(*self.sentinels, *sentinels))
 
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons to mistrust all of its figures, for whoever uses them."""
+        found = []
+        if any(validation.get("trial") for validation in self.validations):
+            found.append(f"{self.name} is of a trial (run.py --quick): its figures are worth nothing")
+        if not self.doctor.get("fit", True):
+            found.append(f"{self.name} was measured while the doctor called the machine unfit; build it when it is fit")
+        return found
+
     def require_same_machine(self, cpu: CpuFacts, runtime: Mapping[str, str]) -> None:
         """Raise `NotComparableError` where figures measured under these facts must not join this table."""
         for name in MACHINE_FACTS:

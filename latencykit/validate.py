@@ -52,7 +52,7 @@ def validate(
     *,
     protocol: Protocol = VALIDATION_PROTOCOL,
     journal: Path | None = None,
-    advance: Callable[[str], object] = lambda done: None,
+    advance: Callable[..., object] = lambda *_, **__: None,
 ) -> Validation:
     """Predict each network from the table, time each end to end, compare.
 

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from latencykit.errors import InputError
 from latencykit.files import write_bytes, write_json
 from latencykit.schema import read_json
+from nas.distributed import is_first
 
 CHECKPOINT_SCHEMA = 1
 STATE_FILE = "state.json"
@@ -37,7 +38,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace what the folder holds."""
+    """Replace what the folder holds; of several processes the first one does."""
+    if not is_first():
+        return
     data = tensors_to_bytes(checkpoint.tensors)
     digest = hashlib.sha256(data).hexdigest()
     name = f"{digest[:16]}.safetensors"

@@ -17,7 +17,7 @@ from latencykit.architecture import read_architecture, write_architecture
 from latencykit.commands.networks import sample_command
 from latencykit.console import emit, json_option, run_cli
 from latencykit.errors import UnfitError, UsageError
-from latencykit.macro import Macro
+from latencykit.runtime import Setting
 from latencykit.schema import to_json
 from latencykit.topology import check_threads
 from nas.results import SUBSETS
@@ -73,12 +73,16 @@ def search_command(
 ) -> None:
     """Search an architecture on the patients of `train`; started again, it goes on where it was.
 
+    Several processes share the work: torchrun --nproc-per-node 2 -m nas search ...
+
     Example: nas search --config run.toml --target-ms 2.0 --out runs/two-ms
     """
     from nas.data import load
+    from nas.distributed import first_alone, is_first, joined
     from nas.figures import history_figure, read_history, save_figure
-    from nas.latency import ensure_table, search_costs
-    from nas.search import search
+    from nas.latency import ensure_table
+    from nas.pipeline import priced_macros
+    from nas.staged import RACE_PICTURE, search_row
 
     run = _load(config, table_path)
     rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
@@ -87,17 +91,25 @@ def search_command(
     settings = run.search_of(rows[0])
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
-    macro = rows[0].macro or Macro()
-    table = ensure_table(run.table_path(out), [macro], run.threads)
-    costs = search_costs(table, run.threads[-1], macro, run.pace_hz)
-    result = search(settings, load(run.data).of_split("train"), macro, costs, seed, out)
+    click.get_current_context().with_resource(joined(settings.device))
+    path, macros = run.table_path(out), priced_macros(rows[0])
+    table = first_alone(lambda: ensure_table(path, macros, run.threads, own=run.table is None))
+    found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
+    if not is_first():
+        return
     save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
+    threads = run.threads[-1]
     data = {
-        "run": str(out), "architecture": str(out / "architecture.json"), "epochs": len(result.history),
-        "derived_ms": result.history[-1]["derived_ms"], "expected_ms": result.history[-1]["expected_ms"],
+        "run": str(out), "architecture": str(out / "architecture.json"), "epochs": len(found.history),
+        "derived_ms": found.latency_ms, "expected_ms": found.history[-1]["expected_ms"],
+        "table": table.name, "threads": threads, "pace_hz": found.pace_hz or 0,
     }  # fmt: skip
-    line = f"{out}/architecture.json: {data['derived_ms']:.3f} ms by the table; {out}/history.png"
-    emit(as_json, "search", data, [line])
+    rhythm = f"{found.pace_hz:g} calls a second" if found.pace_hz else "back to back"
+    line = (
+        f"{out}/architecture.json: {found.latency_ms:.3f} ms by {table.name}, {Setting(threads)}, {rhythm}; "
+        f"{out}/history.png{f', {out}/{RACE_PICTURE}' if found.race else ''}"
+    )
+    emit(as_json, "search", data, [line], table.doubts)
 
 
 @cli.command("derive")
@@ -130,10 +142,14 @@ def train_command(architecture: Path, config: Path | None, seed: int, out: Path,
     Example: nas train runs/two-ms/architecture.json --seed 0 --out runs/trained
     """
     from nas.data import load
+    from nas.distributed import is_first, joined
     from nas.train import train
 
     run = _load(config)
+    click.get_current_context().with_resource(joined(run.train.device))
     trained = train(read_architecture(architecture), load(run.data).of_split("train"), run.train, seed, out)
+    if not is_first():
+        return
     facts = trained.training
     data = {"run": str(out), "dice_selection": facts.dice_selection, "mae_selection": facts.mae_selection}
     emit(as_json, "train", data, [f"{out}: Dice {facts.dice_selection:.4f} on the selection patients"])
@@ -217,8 +233,11 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 @_table
 @click.option("--final", is_flag=True, help="Also score the report split, once.")
 @click.option("--jobs", default=1, show_default=True, help="Rows and seeds that train side by side.")
+@click.option("--cluster", help="Search and train on a Ray cluster: auto, host:port, or local for one of this machine.")
 @json_option
-def run_command(config: Path, out: Path | None, table_path: Path | None, final: bool, jobs: int, as_json: bool) -> None:
+def run_command(
+    config: Path, out: Path | None, table_path: Path | None, final: bool, jobs: int, cluster: str | None, as_json: bool
+) -> None:
     """Do all of it from one configuration: table, validation, search, training, export, scores, latencies, report.
 
     Example: nas run run.toml --out results --final --jobs 2
@@ -227,7 +246,7 @@ def run_command(config: Path, out: Path | None, table_path: Path | None, final: 
 
     loaded = _load(config, table_path)
     target = out or Path("out") / loaded.name
-    run(loaded, config, target, final, jobs, _say)
+    run(loaded, config, target, final, jobs, _say, cluster)
     _show_run(target, as_json, "run")
 
 

@@ -22,6 +22,12 @@
     kind = "search"
     macro = { segmentation_stride = 4, quality_stride = 4 }
     search = { target_ms = 3.0 }
+
+    [[rows]]
+    name = "default"
+    kind = "search"
+    macros = {}                   # a race chooses the macro configuration first
+    search = { target_ms = 1.0 }
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ from nas.augment import Augmentation
 from nas.data import DataConfig
 from nas.degradations import Degradations, load_degradations
 from nas.derive import Rule
+from nas.macro_space import MacroSpace
 from nas.optimisation import Precision
 
 T = TypeVar("T")
@@ -73,7 +80,7 @@ class SearchConfig:
     temperature_start: float = 5.0
     temperature_end: float = 0.09  # in the last epoch: under 0.1 mixing is nearly choosing
     sampling: Literal["gumbel", "softmax"] = "gumbel"  # one sample for forward and LAT, or Gumbel in LAT only
-    paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge: faster, noisier
+    paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge, weights see all of them alike
     auxiliary_skip: float = 0.0  # initial weight of an identity that fades out, against collapse (DARTS-)
     lambda_quality: float = 1.0  # lambda1
     lambda_latency: float = 0.001  # lambda2, a ms
@@ -136,6 +143,28 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class RaceConfig:
+    """How macro configurations race before a search (`nas.race`); needs a target."""
+
+    candidates: int = 27  # networks of the first round
+    epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training in each round
+    quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
+    keep_one_of: int = 3  # so many candidates, in each round but the last
+    draws: int = 1000  # at most, to find the candidates
+    band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
+    quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
+
+    def __post_init__(self) -> None:
+        _positive("race", self, "candidates", "draws", "band", "quality_share")
+        _not_negative("race", self, "quality_weight")
+        if not self.epochs or min(self.epochs) < 1 or self.keep_one_of < 2:
+            raise InputError(
+                f"race: epochs is {list(self.epochs)} and keep_one_of {self.keep_one_of}; expected rounds of at least "
+                "one epoch, and to keep at most every second candidate."
+            )
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of the results: a hand-made pair, or a searched one with its search."""
 
@@ -143,13 +172,18 @@ class Row:
     kind: Literal["baseline", "search"]
     baseline: Baseline | None = None  # for a baseline
     macro: Macro | None = None  # for a search; the paper's where absent
+    macros: MacroSpace | None = None  # for a search that first chooses its macro configuration among these
     search: dict[str, Any] = field(default_factory=dict)  # fields of [search] that differ here
     train: dict[str, Any] = field(default_factory=dict)  # fields of [train] that differ here
     seeds: tuple[int, ...] | None = None  # instead of the run's, where a row is too dear for all of them
 
     def __post_init__(self) -> None:
-        if self.kind == "baseline" and (self.macro is not None or self.search):
-            raise InputError(f"row {self.name!r} is a baseline; `macro` and `search` are for rows of kind 'search'.")
+        if self.kind == "baseline" and (self.macro is not None or self.macros is not None or self.search):
+            raise InputError(
+                f"row {self.name!r} is a baseline; `macro`, `macros` and `search` are for rows of kind 'search'."
+            )
+        if self.macro is not None and self.macros is not None:
+            raise InputError(f"row {self.name!r} has a `macro` and `macros` to choose one among; expected one of them.")
         if self.kind == "search" and self.baseline is not None:
             raise InputError(f"row {self.name!r} is a search; `baseline` is for rows of kind 'baseline'.")
 
@@ -164,6 +198,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    race: RaceConfig = field(default_factory=RaceConfig)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # each an independent search and training
     threads: tuple[int, ...] = (4,)  # of the runtime when latencies are measured; the last one decides
     pace_hz: float = 30.0  # calls a second: one frame every 33 ms
@@ -184,7 +219,8 @@ class RunConfig:
             if not seeds or min(seeds) < 0:
                 raise InputError(f"run: seeds are {list(seeds)}; expected at least one and none below 0.")
         for row in self.rows:  # a wrong override must not wait for its turn
-            self.search_of(row)
+            if self.search_of(row).target_ms is None and row.macros is not None:
+                raise InputError(f"row {row.name!r} chooses among `macros`, but has no `target_ms` to choose at.")
             self.train_of(row)
 
     def sha256(self) -> str:

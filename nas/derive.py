@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, milp
 
+from latencykit.edges import SearchCosts
 from latencykit.macro import Macro
 from latencykit.primitives import ZERO
 from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edges
 
 Rule = Literal["argmax", "two-strongest"]
+TINY = 1e-12
+"""Stands for a probability of 0."""
+BAND = 0.03
+"""A derived architecture is faster than its target by at most this part, where there is such a one."""
 KEPT_EDGES = 2
 """Edges that a node keeps under `two-strongest`, as in DARTS."""
 
@@ -49,6 +55,38 @@ def _cell(cell_type: CellType, table: npt.NDArray[np.floating], macro: Macro, ru
         for index in kept or by_strength[:1]:
             chosen[index] = best[index][1]
     return tuple(chosen)
+
+
+def derive_within(tables: Tables, macro: Macro, costs: SearchCosts, target_ms: float) -> Architecture:
+    """The most probable architecture that takes what a target allows: a small integer programme, solved exactly.
+
+    Probable is the product of the edges' probabilities, which argmax maximises without a target. It takes the target or
+    up to `BAND` less; where nothing does, less than that; where nothing takes so little, it is the fastest one.
+    """
+    options = [
+        (cell_type, index, slot, name, edge.node)
+        for cell_type in CELL_TYPES
+        for index, edge in enumerate(cell_edges(cell_type, macro.cell_nodes))
+        for slot, name in enumerate(edge.candidates)
+    ]
+    unlikely = [-np.log(max(float(tables[c][index][slot]), TINY)) for c, index, slot, _, _ in options]
+    cost_ms = [float(costs.edges_ms[c][index][slot]) for c, index, slot, _, _ in options]
+    each_edge = _rows([(c, index) for c, index, *_ in options])
+    each_node = _rows([(c, node) for c, *_, node in options]) * [float(name != ZERO) for *_, name, _ in options]
+    valid = [LinearConstraint(each_edge, 1, 1), LinearConstraint(each_node, 1, np.inf)]
+    most_ms = target_ms - costs.fixed_ms
+    near, below = (LinearConstraint(np.array([cost_ms]), low, most_ms) for low in (most_ms - BAND * target_ms, -np.inf))
+    for objective, more in ((unlikely, [near]), (unlikely, [below]), (cost_ms, [])):
+        found = milp(objective, integrality=1, bounds=Bounds(0, 1), constraints=[*valid, *more])
+        if found.x is not None:
+            break
+    chosen = [option for option, taken in zip(options, found.x, strict=True) if taken > 0.5]
+    return Architecture(macro, {t: tuple(name for c, _, _, name, _ in chosen if c == t) for t in CELL_TYPES})
+
+
+def _rows(groups: Sequence[object]) -> npt.NDArray[np.float64]:
+    """A row for each group, with 1 in the columns of its members."""
+    return np.array([[float(group == member) for member in groups] for group in dict.fromkeys(groups)])
 
 
 def _slot(edge: Edge, row: npt.NDArray[np.floating]) -> int:

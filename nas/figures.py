@@ -94,7 +94,8 @@ class Epoch:
         derived_ms: table's latency of the architecture that would be derived now.
         entropy: of the architecture parameters by cell type, 0 (decided) to 1 (uniform).
         op_counts: how often each primitive would be derived.
-        dice_selection: Dice on the selection patients.
+        dice_selection: Dice on the selection patients, of the mixture where all paths run.
+        dice_derived: the same of the architecture that would be derived, with the supernet's weights.
     """
 
     epoch: int
@@ -108,6 +109,7 @@ class Epoch:
     entropy: dict[str, float] = field(default_factory=dict)
     op_counts: dict[str, int] = field(default_factory=dict)
     dice_selection: float | None = None
+    dice_derived: float | None = None
 
 
 def read_history(path: Path) -> list[Epoch]:
@@ -190,7 +192,11 @@ def _losses(axes: Axes, epochs: Sequence[Epoch]) -> None:
 
 
 def _dice(axes: Axes, epochs: Sequence[Epoch]) -> None:
-    _line(axes, epochs, lambda e: e.dice_selection, "", SERIES_COLORS[0])
+    if all(epoch.dice_derived in (None, epoch.dice_selection) for epoch in epochs):
+        _line(axes, epochs, lambda e: e.dice_selection, "", SERIES_COLORS[0])
+        return
+    _line(axes, epochs, lambda e: e.dice_selection, "mixture", SERIES_COLORS[0])
+    _line(axes, epochs, lambda e: e.dice_derived, "derived, shared weights", SERIES_COLORS[1], "--")
 
 
 def _latency(axes: Axes, epochs: Sequence[Epoch]) -> None:

@@ -11,7 +11,7 @@ from nas.checkpoint import load_checkpoint
 from nas.config import Row, RunConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
 from nas.learning import ARCHITECTURE_FILE, CHECKPOINT_FOLDER
-from nas.trained import TRAINING_FILE, load_trained
+from nas.trained import TRAINING_FILE, read_training
 from nas.workspace import SeedFolder, Workspace
 
 
@@ -27,7 +27,7 @@ def check_finished(config: RunConfig, dataset: Dataset, workspace: Workspace) ->
     data_sha256 = dataset.of_split("train").sha256
     for row, seed in config.tasks():
         folder = workspace.seed(row.name, seed)
-        if not folder.model.exists():
+        if not folder.is_finished:
             continue
         if differs := [*_of_training(config, row, folder, data_sha256), *_of_network(config, row, folder)]:
             raise InputError(
@@ -39,7 +39,7 @@ def check_finished(config: RunConfig, dataset: Dataset, workspace: Workspace) ->
 def _of_training(config: RunConfig, row: Row, folder: SeedFolder, data_sha256: str) -> list[str]:
     if not (folder.train / TRAINING_FILE).exists():
         return []
-    training = load_trained(folder.train).training
+    training = read_training(folder.train)
     trained_as = decode(TrainConfig, training.config, str(folder.train))
     return ["data"] * (training.data_sha256 != data_sha256) + ["train"] * (trained_as != config.train_of(row))
 
@@ -55,4 +55,5 @@ def _of_network(config: RunConfig, row: Row, folder: SeedFolder) -> list[str]:
     where = str(folder.search)
     searched_as = decode(SearchConfig, saved.state["config"], where)
     macro = decode(Macro, saved.state["macro"], where)
-    return ["search"] * (searched_as != config.search_of(row)) + ["macro"] * (macro != (row.macro or Macro()))
+    known = row.macros.macros() if row.macros else [row.macro or Macro()]
+    return ["search"] * (searched_as != config.search_of(row)) + ["macro"] * (macro not in known)

@@ -14,7 +14,7 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.table import Table as LatencyTable
 from latencykit.table_file import table_checksum
 from nas.cells import draw_cells
-from nas.config import REPORT_SPLIT, Row, RunConfig
+from nas.config import REPORT_SPLIT, RunConfig
 from nas.data import Dataset
 from nas.figures import (
     Frame,
@@ -27,16 +27,13 @@ from nas.figures import (
 )
 from nas.metrics import FrameScores
 from nas.pareto import pareto_front, plot_pareto
-from nas.provenance import file_sha256
 from nas.report import RESULTS_NAME, Provenance, write_report
 from nas.results import Selection, choose_selection, read_results
-from nas.scoring import SCORING, Scored
+from nas.scoring import SCORING, Scored, best_seed
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
-from nas.workspace import Workspace
+from nas.workspace import MODEL_FILE, SELECTION, Workspace
 
-SELECTION = "selection"
-"""Split of the patients that epochs and seeds are chosen by, inside of `train`."""
 CONFIG_FILE = "run.toml"
 FACTS_FILE = "facts.json"
 MAX_FACTS_BYTES = 1_000_000
@@ -74,7 +71,7 @@ def make_gallery(
         split: the split to show.
         scores: of every row, seed and split.
     """
-    best = {row.name: _best_seed(config, workspace, row) for row in config.rows}
+    best = {row.name: best_seed(scores, row.name, config.seeds_of(row)) for row in config.rows}
     searched = [row.name for row in config.rows if row.kind == "search"]
     if searched:
         histories = {name: read_history(workspace.seed(name, best[name]).search / "history.jsonl") for name in searched}
@@ -90,19 +87,12 @@ def make_gallery(
     frames = dataset.of_split(REPORT_SPLIT)
     if split != REPORT_SPLIT:
         frames = training_parts(dataset.of_split("train"), config.train_of(row))[split]
-    save_figure(
-        qualitative_figure(_frames(workspace.row(row.name) / "model.onnx", frames, of_best[row.name]["all"])),
-        workspace.root / "qualitative.png",
-    )
+    if (model := workspace.row(row.name) / MODEL_FILE).exists():
+        shown = _frames(model, frames, of_best[row.name]["all"])
+        save_figure(qualitative_figure(shown), workspace.root / "qualitative.png")
     facts = Facts(config.name, split, config.data_statement, _facts(dataset, table))
     write_json(workspace.root / FACTS_FILE, to_json(facts))
     summarise(workspace.root)
-
-
-def _best_seed(config: RunConfig, workspace: Workspace, row: Row) -> int:
-    """The seed whose model was copied to the row's folder."""
-    chosen = file_sha256(workspace.row(row.name) / "model.onnx")
-    return next(seed for seed in config.seeds_of(row) if file_sha256(workspace.seed(row.name, seed).model) == chosen)
 
 
 def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:

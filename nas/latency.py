@@ -4,42 +4,61 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from latencykit.architecture import read_architecture
 from latencykit.bench import VALIDATION_PROTOCOL
-from latencykit.calibrate import fit_table, networks_to_lower, space_needs
+from latencykit.calibrate import fit_table, fits, networks_to_lower, space_needs
+from latencykit.coverage import network_kernels
 from latencykit.doctor import doctor
-from latencykit.edges import SearchCosts, cost
+from latencykit.edges import SearchCosts, cost, fit_edges, held_out, lower_samples
 from latencykit.end_to_end import measure_models
-from latencykit.errors import NotComparableError
+from latencykit.errors import MissingRowError, NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
 from latencykit.instructions import used_cpu
+from latencykit.interpolation import with_interpolated
+from latencykit.lock import only_writer
+from latencykit.lowering import network_onnx
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
+from latencykit.predict import predict_kernels
 from latencykit.progress import progress
 from latencykit.report import validation_json
 from latencykit.runtime import Setting, runtime_version
 from latencykit.schema import decode, read_json, to_json
 from latencykit.selection import choose_networks
+from latencykit.space import Architecture
 from latencykit.sweep import build, plan_build
-from latencykit.table import Table
+from latencykit.table import Table, network_id
 from latencykit.table_file import load_table, table_checksum
 from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
 
 VALIDATION_SEED = 7
+RACED_FIT_NETWORKS = 480
+"""Networks that the edge costs of a macro configuration without stored ones are fitted to."""
 MAX_VALIDATION_BYTES = 100_000_000
 MAX_LATENCIES_BYTES = 100_000_000
 
 
-def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) -> Table:
-    """The table at `path`, completed on this machine where it lacks costs that the searched rows need.
+def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int], own: bool = True) -> Table:
+    """The table at `path`; measured on this machine where there is none.
 
     A table of any CPU will do if it has the edge costs of these macro configurations.
 
+    Args:
+        path: the table.
+        macros: of the searched rows.
+        threads: of the search and of the latencies.
+        own: it is the run's own, and is completed where it lacks costs; one that a user named is not written to.
+
     Raises:
+        MissingRowError: a named table lacks costs.
         NotComparableError: costs are missing and the table is of another machine.
+        InterruptedRunError: another process is measuring it.
         UnfitError: more threads than physical processors.
     """
     settings = [Setting(count) for count in threads]
@@ -58,13 +77,22 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int]) ->
                 f"{table.name} is of another machine and has costs at {there} only, not at {' and '.join(lacking)}: "
                 "change `threads` in the configuration, or have a kit measure there (latencykit kit make)."
             ) from error
+        if not own:
+            counts = ",".join(map(str, threads))
+            raise MissingRowError(
+                f"{table.name} lacks edge costs of this search. Add them: latencykit build --out {path} --threads "
+                f"{counts}, with --space FILE if the macro configuration is not the paper's at stride 1, 2 or 4."
+            )
     for count in threads:
         check_threads(count)
     with progress("lower networks", networks_to_lower() * len(macros)) as advance:
         needs = space_needs(macros, advance=advance)
-    plan = plan_build(path, settings, needs.keys, needs.calibration)
-    with progress("measure the latency table", plan.sample_sets()) as advance:
-        return build(path, plan, doctor(), advance=advance, fit=lambda table: fit_table(table, needs.samples)).table
+    with only_writer(path):
+        plan = plan_build(path, settings, needs.keys, needs.calibration)
+        total = plan.sample_sets() + fits(len(settings), len(macros))
+        with progress("measure and fit the latency table", total) as advance:
+            fit = partial(fit_table, samples=needs.samples, advance=advance)
+            return build(path, plan, doctor(), advance=advance, fit=fit).table
 
 
 def validate_table(table: Table, macro: Macro, threads: int, networks: int, out: Path) -> bool:
@@ -96,9 +124,35 @@ def validate_table(table: Table, macro: Macro, threads: int, networks: int, out:
 
 
 def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> SearchCosts:
-    """The search's costs under a macro configuration: paced where the table has that rhythm, else back to back."""
+    """The search's costs under a macro configuration: paced where the table has that rhythm, else back to back.
+
+    A configuration without stored edge costs gets them fitted here, kernels that the table lacks being interpolated.
+
+    Raises:
+        MissingRowError: kernels whose kind the table hardly knows.
+        NotComparableError: no stored edge costs, and this host's instruction set or runtime gives other kernels.
+    """
     setting = table.setting(threads)
-    return cost(table, setting, macro, pace_hz=pace_hz if table.has_edges(setting, macro, pace_hz) else None)
+    for rhythm in (pace_hz, None):
+        if table.has_edges(setting, macro, rhythm):
+            return cost(table, setting, macro, pace_hz=rhythm)
+    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
+    with progress("lower networks", RACED_FIT_NETWORKS + held_out(RACED_FIT_NETWORKS)) as advance:
+        samples = lower_samples(macro, RACED_FIT_NETWORKS, advance)
+    whole = with_interpolated(table, setting, [kernel for counts in samples.kernels for kernel in counts])
+    return fit_edges(whole, setting, samples, _rhythm(table, setting, pace_hz))
+
+
+def network_ms(table: Table, threads: int, network: Architecture, pace_hz: float) -> float:
+    """What a table says of one network, lowered on this CPU; errors and rhythm as for `search_costs`."""
+    setting = table.setting(threads)
+    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
+    rhythm = _rhythm(table, setting, pace_hz)
+    return predict_kernels(table, setting, network_kernels(network), pace_hz=rhythm, interpolate=True).latency_us / 1000
+
+
+def _rhythm(table: Table, setting: Setting, pace_hz: float) -> float | None:
+    return pace_hz if table.model(setting, pace_hz) is not None else None
 
 
 def measure_rows(
@@ -106,8 +160,9 @@ def measure_rows(
 ) -> dict[Path, Measurement]:
     """Time exported models end to end, interleaved in one run; models of one architecture are timed once.
 
-    What `store` holds of this very machine is not timed again, unless one of the models is missing there: rows are only
-    compared within a run.
+    A model that is not here, since only its architecture was published, is timed with random weights. What `store`
+    holds of this very machine is not timed again, unless one of the models is missing there: rows are only compared
+    within a run.
 
     Args:
         models: from the ONNX file to its `architecture.json`: latency depends on the architecture, not the weights.
@@ -123,11 +178,20 @@ def measure_rows(
     if not kept.get(group, {}).keys() >= set(names.values()):
         unique = {name: model for model, name in reversed(names.items())}
         title = f"time the models, {setting}, {f'{pace_hz:g} Hz' if pace_hz else 'back to back'}"
-        with progress(title, len(unique) * processes) as advance:
-            found = measure_models(list(unique.values()), setting, pace_hz, processes, advance)
+        with TemporaryDirectory() as scratch, progress(title, len(unique) * processes) as advance:
+            there = [model if model.exists() else _like(models[model], Path(scratch)) for model in unique.values()]
+            found = measure_models(there, setting, pace_hz, processes, advance)
         kept[group] = {name: one.measurement for name, one in zip(unique, found, strict=True)}
         write_json(store, to_json(kept))
     return {model: kept[group][name] for model, name in names.items()}
+
+
+def _like(architecture: Path, folder: Path) -> Path:
+    """An ONNX file of an architecture, with random weights."""
+    network = read_architecture(architecture)
+    path = folder / f"{network_id(network)}.onnx"
+    path.write_bytes(network_onnx(network))
+    return path
 
 
 def _stored(path: Path) -> dict[str, dict[str, Measurement]]:

@@ -17,6 +17,7 @@ from latencykit.builder import LOGITS
 from latencykit.files import write_text
 from nas.augment import Augmentation, augment
 from nas.degradations import Degradations
+from nas.distributed import is_first, mean, share
 from nas.frames import Frames, as_rgb
 from nas.modules import GraphModule, Probabilities
 from nas.objective import hard_dice, quality_loss
@@ -93,13 +94,16 @@ class Learner:
         position: Sequence[int],
         degradations: Degradations | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """RGB images and masks of one step, degraded where asked for and augmented, as (seed, position) says."""
+        """RGB images and masks of this process's share of one step, degraded where asked for and augmented.
+
+        What is drawn depends on (seed, position) alone.
+        """
         generator = torch_generator(seed, Stream.AUGMENTATION, *position)
         images, masks = (tensor.to(self.device) for tensor in frames.batch(indices))
         if degradations is not None:
             images, masks = degradations.spoil(images, masks, torch_generator(seed, Stream.BAD_FRAMES, *position))
         images, masks = augment(images, masks, augmentation, generator)
-        return as_rgb(images), masks
+        return share(as_rgb(images)), share(masks)
 
     @torch.no_grad()
     def score(
@@ -134,7 +138,7 @@ class FrameDice:
 
 
 class Means:
-    """Running means by name."""
+    """Running means by name, over all processes' shares."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -143,7 +147,8 @@ class Means:
     def add(self, **values: Tensor | float) -> None:
         """Count one value for each name."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            found = float(mean(value) if isinstance(value, Tensor) else value)
+            self._sums[name] = self._sums.get(name, 0.0) + found
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def __getitem__(self, name: str) -> float:
@@ -156,4 +161,6 @@ class Means:
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write `history.jsonl`, one object an epoch; whole or not at all, so resuming leaves no line twice."""
+    if not is_first():
+        return
     write_text(folder / HISTORY_FILE, "".join(json.dumps(record, allow_nan=False) + "\n" for record in history))

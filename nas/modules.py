@@ -17,7 +17,7 @@ from latencykit.graph import Graph, Node
 from latencykit.primitives import ZERO
 from latencykit.space import CellType, Choice
 from latencykit.spec import Add, AvgPool, Conv, ConvTranspose, MaxPool, Operation, Shape
-from nas.operations import ConvNorm, Linear, Normalise, operation_module
+from nas.operations import BatchNorm, ConvNorm, Linear, Normalise, operation_module
 
 OUTPUTS = ("mask", "uncertainty", "dice")
 SEGMENTATION_OUTPUTS = ("mask", "uncertainty", LOGITS)
@@ -52,7 +52,7 @@ class MixedOp(nn.Module):
             auxiliary: weight of an extra identity, which fades out while searching, on edges that keep the shape.
         """
         terms = [
-            row[slot] * self.paths[name](x)
+            self.paths[name](x) if weights[slot] == 1 and not row.requires_grad else row[slot] * self.paths[name](x)
             for slot, name in enumerate(self.candidates)
             if name != ZERO and weights[slot] != 0
         ]
@@ -70,7 +70,7 @@ def _candidate(operations: tuple[Operation, ...], shape: Shape) -> nn.Module:
             modules.append(operation_module(operation, (shape,)))
         shape = operation.output_shape((shape,))
         if isinstance(operation, MaxPool | AvgPool):
-            modules.append(nn.BatchNorm2d(shape[0], affine=False))
+            modules.append(BatchNorm(shape[0], affine=False))
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 

@@ -13,6 +13,29 @@ from torch.nn import functional
 from latencykit import spec
 from latencykit.errors import InputError
 from latencykit.spec import Operation, Shape
+from nas.distributed import mean, processes
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation whose statistics are of the whole batch, where several processes share one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (n, channels, h, w)."""
+        if not self.training or processes() == 1:
+            return super().forward(x)
+        wide = x.float()
+        moments = mean(torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))]))
+        centre, variance = moments[0], moments[1] - moments[0].square()
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * processes()
+            self.running_mean.lerp_(centre, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        scale = torch.rsqrt(variance + self.eps)
+        shift = -centre * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        return torch.addcmul(shift[None, :, None, None], wide, scale[None, :, None, None]).to(x.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -41,7 +64,7 @@ class ConvNorm(nn.Module):
             shared["output_padding"] = operation.output_padding
             self.conv = nn.ConvTranspose2d(in_channels, operation.out_channels, **shared)
             taps = operation.kernel**2 / operation.stride**2  # inputs that one output pixel sees
-        self.norm = nn.BatchNorm2d(operation.out_channels, affine=affine) if operation.norm else None
+        self.norm = BatchNorm(operation.out_channels, affine=affine) if operation.norm else None
         self.relu = operation.activation == "relu"
         self._fan_in = in_channels / operation.groups * taps
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from latencykit.errors import RegressionError
+from nas.distributed import average_gradients
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -59,6 +60,7 @@ def take_step(optimiser: Optimizer, loss: Tensor, parameters: Sequence[nn.Parame
     check_finite(loss, where)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients(parameters)
     check_finite(nn.utils.clip_grad_norm_(parameters, clip), f"{where}, gradient")
     optimiser.step()
 
@@ -73,6 +75,7 @@ def take_gradients(optimiser: Optimizer, loss: Tensor, parameters: Sequence[nn.P
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         check_finite(gradient.sum(), f"{where}, gradient")
         parameter.grad = gradient
+    average_gradients(parameters)
     optimiser.step()
 
 

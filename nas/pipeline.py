@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from latencykit.architecture import Network, network_graph, read_architecture
 from latencykit.baselines import Baseline
-from latencykit.edges import SearchCosts
-from latencykit.errors import UsageError
+from latencykit.coverage import STRIDES, stride_macros
+from latencykit.errors import InputError, UsageError
 from latencykit.files import write_text
+from latencykit.lock import only_writer
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
@@ -29,11 +28,13 @@ from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
 from nas.data import Dataset, load
 from nas.degradations import bad_frames
+from nas.engines import outcomes
 from nas.export import export
 from nas.finished import check_finished
 from nas.flops import paper_flops
-from nas.gallery import CONFIG_FILE, SELECTION, make_gallery
-from nas.latency import ensure_table, measure_rows, search_costs, validate_table
+from nas.gallery import CONFIG_FILE, make_gallery
+from nas.latency import ensure_table, measure_rows, validate_table
+from nas.learning import ARCHITECTURE_FILE
 from nas.metrics import FrameScores
 from nas.provenance import commit
 from nas.results import Result, append
@@ -41,6 +42,7 @@ from nas.scoring import (
     DICE_CONSTANT_BAD_KEY,
     DICE_CONSTANT_KEY,
     Scored,
+    best_seed,
     dice_constant_of,
     log_final,
     score_model,
@@ -48,10 +50,10 @@ from nas.scoring import (
     subsets,
     write_scores,
 )
-from nas.search import search
+from nas.staged import is_searched, search_row
 from nas.train import train, training_parts
 from nas.trained import Trained
-from nas.workspace import SeedFolder, Workspace
+from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
 
 MEASURING_PROCESSES = 3
 
@@ -65,12 +67,14 @@ class Task:
     config: RunConfig
     row: Row
     seed: int
-    costs: SearchCosts | None
+    table: Table | None
     root: Path
     torch_threads: int
 
 
-def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say: Say) -> None:
+def run(
+    config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say: Say, cluster: str | None = None
+) -> None:
     """Do everything that a configuration asks for.
 
     Args:
@@ -80,6 +84,7 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
         final: also score the report split, once.
         jobs: rows and seeds that train side by side, each on its share of the processors.
         say: told what begins.
+        cluster: a Ray cluster that searches and trains instead of this machine (`nas.engines`).
 
     Raises:
         LatencyKitError: whatever a stage raises; what was done is kept.
@@ -93,18 +98,18 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
     dataset = load(config.data)
     check_finished(config, dataset, workspace)
     write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
-    macros = list(dict.fromkeys(row.macro or Macro() for row in config.rows if row.kind == "search"))
+    macros = list(dict.fromkeys(macro for row in config.rows for macro in priced_macros(row)))
     table: Table | None = None
-    costs: dict[Macro, SearchCosts] = {}
     if macros:
         path = config.table_path(out)
         say(f"latency table {path}, threads {', '.join(map(str, config.threads))}")
-        table = ensure_table(path, macros, config.threads)
+        table = ensure_table(path, macros, config.threads, own=config.table is None)
+        for doubt in table.doubts:
+            say(f"  warning: {doubt}")
         threads = config.threads[-1]
         if not validate_table(table, macros[-1], threads, config.validation_networks, out):
             say("  the table is of another machine: searched with as it is, not validated here")
-        costs = {macro: search_costs(table, threads, macro, config.pace_hz) for macro in macros}
-    _train_all(config, costs, workspace, jobs, say)
+    _train_all(config, table, workspace, jobs, cluster, say)
     say("scores")
     scores = _score_all(config, dataset, workspace, final)
     _choose_best(config, workspace, scores)
@@ -115,27 +120,26 @@ def run(config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say:
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
 
 
-def _train_all(config: RunConfig, costs: dict[Macro, SearchCosts], workspace: Workspace, jobs: int, say: Say) -> None:
+def priced_macros(row: Row) -> list[Macro]:
+    """What a row's search needs the edge costs of; one that races is priced from the kernels of the paper's space."""
+    if row.kind == "baseline":
+        return []
+    return [row.macro or Macro()] if row.macros is None else stride_macros(Macro(), STRIDES)
+
+
+def _train_all(
+    config: RunConfig, table: Table | None, workspace: Workspace, jobs: int, cluster: str | None, say: Say
+) -> None:
     """Search and train every row under every seed, `jobs` at a time, each on its share of the processors."""
     share = max(1, torch.get_num_threads() // jobs)
     tasks = [
-        Task(config, row, seed, costs[row.macro or Macro()] if row.kind == "search" else None, workspace.root, share)
+        Task(config, row, seed, table if row.kind == "search" else None, workspace.root.resolve(), share)
         for row, seed in config.tasks()
-        if not workspace.seed(row.name, seed).model.exists()
+        if not workspace.seed(row.name, seed).is_finished
     ]
     say(f"search and train: {len(tasks)} of {len(config.tasks())} to do")
-    if jobs == 1:
-        for done, task in enumerate(tasks, start=1):
-            say(f"  {_do_task(task)} ({done}/{len(tasks)})")
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_do_task, task) for task in tasks]
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                say(f"  {future.result()} ({done}/{len(tasks)})")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for done, outcome in enumerate(outcomes(tasks, _do_task, jobs, cluster, share), start=1):
+        say(f"  {outcome} ({done}/{len(tasks)})")
 
 
 _loaded = lru_cache(maxsize=1)(load)
@@ -145,17 +149,21 @@ _loaded = lru_cache(maxsize=1)(load)
 def _do_task(task: Task) -> str:
     """Search (where the row is searched), train, export; returns a line that says what came of it."""
     torch.set_num_threads(task.torch_threads)
-    dataset = _loaded(task.config.data).of_split("train")
     folder = Workspace(task.root).seed(task.row.name, task.seed)
+    with only_writer(folder.model):
+        return _searched_and_trained(task, folder)
+
+
+def _searched_and_trained(task: Task, folder: SeedFolder) -> str:
+    dataset = _loaded(task.config.data).of_split("train")
     network: Network
-    if task.costs is None:
+    if task.table is None:
         network = task.row.baseline or Baseline()
     else:
-        settings, macro = task.config.search_of(task.row), task.row.macro or Macro()
-        found = folder.search / "architecture.json"
-        if not found.exists():
-            search(settings, dataset, macro, task.costs, task.seed, folder.search)
-        network = read_architecture(found)
+        if not is_searched(task.row, folder.search):
+            settings = task.config.search_of(task.row)
+            search_row(task.config, task.row, settings, task.table, dataset, task.seed, folder.search)
+        network = read_architecture(folder.search / ARCHITECTURE_FILE)
     trained = train(network, dataset, task.config.train_of(task.row), task.seed, folder.train)
     export_trained(trained, folder.model)
     return f"{task.row.name} seed {task.seed}: selection Dice {trained.training.dice_selection:.3f}"
@@ -201,6 +209,11 @@ def _scores(
     """The stored scores of a model, or new ones, which are entered into a log before."""
     path, model = folder.scores(name), folder.model
     scores = stored_scores(path, model, frames)
+    if scores is None and not model.exists():
+        raise InputError(
+            f"{model} is not here, and its scores of {name} are none of these frames: run where it was trained, or "
+            f"delete {folder.path} to train it anew."
+        )
     if scores is None:
         dice_constant_of(model, constant_key)  # a model without one is not scored, so nothing is logged
         if log is not None:
@@ -213,9 +226,9 @@ def _scores(
 def _choose_best(config: RunConfig, workspace: Workspace, scores: Scored) -> None:
     """Copy the model of each row's best seed on the selection patients to the row's folder."""
     for row in config.rows:
-        best = max(config.seeds_of(row), key=lambda seed: scores[row.name, seed, SELECTION]["all"].dice.mean())
-        folder = workspace.seed(row.name, best)
-        shutil.copyfile(folder.model, workspace.row(row.name) / "model.onnx")
+        folder = workspace.seed(row.name, best_seed(scores, row.name, config.seeds_of(row)))
+        if folder.model.exists():
+            shutil.copyfile(folder.model, workspace.row(row.name) / MODEL_FILE)
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
 
 

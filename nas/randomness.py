@@ -23,6 +23,8 @@ class Stream(IntEnum):
     PATHS = 4
     BAD_FRAMES = 5
     EVALUATED_FRAMES = 6
+    RACE = 7
+    FAIR_PATHS = 8
 
 
 def numpy_generator(seed: int, stream: Stream, *position: int) -> np.random.Generator:

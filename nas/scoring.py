@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from nas.evaluate import Predictor, predict
 from nas.metrics import FrameScores, frame_scores
 from nas.provenance import file_sha256
 from nas.results import Subset
+from nas.workspace import SELECTION
 
 DICE_CONSTANT_KEY = "dice_constant"
 DICE_CONSTANT_BAD_KEY = "dice_constant_bad"
@@ -71,6 +73,11 @@ Scored = dict[tuple[str, int, str], dict[Subset, FrameScores]]
 """Scores by (row, seed, split), then by subset."""
 
 
+def best_seed(scores: Scored, row: str, seeds: Iterable[int]) -> int:
+    """The seed of a row that is best on the selection patients."""
+    return max(seeds, key=lambda seed: float(scores[row, seed, SELECTION]["all"].dice.mean()))
+
+
 def subsets(scores: FrameScores, degraded: npt.NDArray[np.bool_]) -> dict[Subset, FrameScores]:
     """All frames, and where some were acquired badly, these and the others."""
     found: dict[Subset, FrameScores] = {"all": scores}
@@ -95,11 +102,11 @@ class _ScoresFile:
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:
-    """The scores at `path`, None where they are absent or of another model or data set."""
+    """The scores at `path`, None where they are absent or of another data set or model; the model may be elsewhere."""
     if not path.exists():
         return None
     file = decode(_ScoresFile, read_json(path, MAX_SCORES_BYTES), str(path))
-    if (file.model_sha, file.data_sha) != (file_sha256(model), dataset.sha256):
+    if file.data_sha != dataset.sha256 or (model.exists() and file.model_sha != file_sha256(model)):
         return None
     arrays = (file.dice, file.hd95_mm, file.asd_mm, file.dice_predicted)
     trivial = {name: np.array(values, np.float64) for name, values in file.trivial.items()}

@@ -27,12 +27,14 @@ from latencykit.progress import Stopwatch, progress
 from latencykit.space import Architecture
 from nas.config import SearchConfig
 from nas.data import Dataset
+from nas.distributed import is_first, shown_once, wait
 from nas.learning import ARCHITECTURE_FILE, Means
 from nas.modules import Probabilities
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import annealed_temperature, cosine_rate, set_rate, take_gradients, take_step
 from nas.randomness import Stream, torch_generator
 from nas.search_state import Part, SearchState
+from nas.supernet import fair_paths, one_hot
 
 Indices = npt.NDArray[np.int64]
 
@@ -82,7 +84,7 @@ def search(
     done = len(state.history)
     steps = state.steps_per_epoch
     try:
-        with show(f"search {out}", config.epochs * steps, done * steps) as advance:
+        with shown_once(show)(f"search {out}", config.epochs * steps, done * steps) as advance:
             for epoch in range(done, config.epochs):
                 state.history.append(_Epoch(state, epoch).run(advance))
                 state.save()
@@ -90,7 +92,9 @@ def search(
         raise InterruptedRunError(
             f"search stopped in epoch {len(state.history)} of {config.epochs}; the same command goes on from {out}."
         ) from error
-    write_architecture(out / ARCHITECTURE_FILE, state.architecture())
+    if is_first():
+        write_architecture(out / ARCHITECTURE_FILE, state.architecture())
+    wait()
     return SearchResult(state.architecture(), tuple(state.history))
 
 
@@ -150,13 +154,13 @@ class _Epoch:
         take_gradients(state.architecture_optimiser, loss, state.logits, where)
 
     def _steer(self, target_ms: float) -> None:
-        """Dual ascent on the latency of what would be deployed (LightNAS).
+        """Dual ascent on the latency of what each edge prefers (LightNAS).
 
         A term in the violation itself damps it, as in an augmented Lagrangian; without one the multiplier, which only
         sums up, swings through the target.
         """
         state, gain = self._state, self._config.target_gain
-        violation = state.costs.total_ms(state.architecture()) / target_ms - 1
+        violation = state.costs.total_ms(state.strongest()) / target_ms - 1
         state.ascent += gain / state.architecture_steps * violation
         state.multiplier = state.ascent + gain * violation
 
@@ -170,8 +174,14 @@ class _Epoch:
         self._means.add(mse_evaluation=mse.detach())
 
     def _sample(self, step: int, kind: _Step) -> tuple[Probabilities, Tensor]:
-        """The probabilities to mix by, and the expected ms; both by one sample, or as Eqs. 1 to 4 have it."""
+        """The probabilities to mix by, and the expected ms; both by one sample, or as Eqs. 1 to 4 have it.
+
+        Where one path runs a step, weights see all candidates alike, and only architecture steps sample by alpha.
+        """
         alphas, hard = self._state.alphas, self._config.paths == "sampled"
+        if hard and kind != _Step.ARCHITECTURE:
+            fair = fair_paths(self._state.macro.cell_nodes, self._state.seed, (self._epoch, kind), step)
+            return self._state.on_device(fair), self._state.latency(alphas.softmax())
         generator = torch_generator(self._state.seed, Stream.PATHS, self._epoch, step, kind)
         sample = alphas.gumbel_softmax(self._temperature, generator, hard)
         mixing = sample if hard or self._config.sampling == "gumbel" else alphas.softmax()
@@ -203,7 +213,11 @@ class _Epoch:
     def _record(self) -> dict[str, Any]:
         state, means = self._state, self._means
         probabilities, architecture = state.alphas.softmax(), state.architecture()
-        scores = state.learner.score(state.frames["selection"], self._config.batch_size, probabilities)
+        selection, size = state.frames["selection"], self._config.batch_size
+        derived = state.learner.score(selection, size, state.on_device(one_hot(architecture)))
+        scores = derived
+        if self._config.paths == "all":
+            scores = state.learner.score(selection, size, probabilities)
         counts = Counter(name for chosen in architecture.choices.values() for name in chosen)
         return {
             "epoch": self._epoch,
@@ -219,5 +233,6 @@ class _Epoch:
             "entropy": state.alphas.entropy(),
             "op_counts": dict(sorted(counts.items())),
             "dice_selection": scores.dice,
+            "dice_derived": derived.dice,
             "mae_selection": scores.mae,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latencykit.edges import SearchCosts
+from latencykit.edges import Level, SearchCosts
 from latencykit.errors import InputError
 from latencykit.macro import Macro
 from latencykit.schema import decode, to_json
-from latencykit.space import CELL_TYPES, Architecture, template
+from latencykit.space import CELL_TYPES, Architecture, CellType, template
 from nas import checkpoint as files
 from nas.config import SearchConfig
 from nas.data import Dataset, split_by_patient
-from nas.derive import Rule, Tables, derive
+from nas.derive import Rule, Tables, derive, derive_within
 from nas.frames import Frames
 from nas.learning import CHECKPOINT_FOLDER, Learner, write_history
-from nas.modules import GraphModule
+from nas.modules import GraphModule, Probabilities
 from nas.objective import ExpectedLatency
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
 from nas.supernet import ArchitectureParameters
@@ -66,13 +67,18 @@ class SearchState:
         self.architecture_steps = self.architecture_epochs * len(self.batches("weights", 0))
         rate = config.architecture_reach / self.architecture_steps
         self.architecture_optimiser = torch.optim.Adam(self.logits, rate, (0.5, 0.999))
+        edges_ms = {t: np.asarray(costs.edges_ms[t]).tolist() for t in CELL_TYPES}
         self._fingerprint = files.fingerprint(
             config=to_json(config),
             macro=to_json(macro),
             seed=seed,
             data=dataset.sha256,
-            costs=[costs.fixed_ms, {t: np.asarray(costs.edges_ms[t]).tolist() for t in CELL_TYPES}],
+            costs=[costs.fixed_ms, edges_ms],
         )
+        self._costs = {
+            "fixed_ms": costs.fixed_ms, "edges_ms": edges_ms, "level": costs.level, "residual_pct": costs.residual_pct,
+            "pace_hz": costs.pace_hz,
+        }  # fmt: skip
         self._resume()
 
     def _stage(self, dataset: Dataset) -> None:
@@ -101,9 +107,17 @@ class SearchState:
         """Optimiser steps on weights."""
         return len(self.batches("weights", 0)) + len(self.batches("quality", 0))
 
-    def architecture(self) -> Architecture:
-        """What the architecture parameters stand for now."""
+    def strongest(self) -> Architecture:
+        """What the architecture parameters stand for now, whatever it takes; what a target's weight is steered by."""
         return derive(_tables(self.alphas), self.macro, self.config.derive)
+
+    def architecture(self) -> Architecture:
+        """What would be derived now: within the target, where there is one."""
+        return _derived(self.alphas, self.macro, self.config, self.config.derive, self.costs)
+
+    def on_device(self, probabilities: Probabilities) -> Probabilities:
+        """Tables where the supernet lies."""
+        return {cell_type: table.to(self.config.device) for cell_type, table in probabilities.items()}
 
     def save(self) -> None:
         """Write checkpoint and history."""
@@ -121,6 +135,7 @@ class SearchState:
             "ascent": self.ascent,
             "multiplier": self.multiplier,
             "macro": to_json(self.macro),
+            "costs": self._costs,
             "config": to_json(self.config),
             "history": self.history,
         }
@@ -151,8 +166,16 @@ def _tables(alphas: ArchitectureParameters) -> Tables:
     return {cell_type: row.detach().cpu().numpy() for cell_type, row in alphas.softmax().items()}
 
 
+def _derived(
+    alphas: ArchitectureParameters, macro: Macro, config: SearchConfig, rule: Rule, costs: SearchCosts
+) -> Architecture:
+    if rule == "argmax" and config.target_ms is not None:
+        return derive_within(_tables(alphas), macro, costs, config.target_ms)
+    return derive(_tables(alphas), macro, rule)
+
+
 def derive_run(out: Path, rule: Rule) -> Architecture:
-    """The architecture that a search, finished or not, stands for under a rule of choice.
+    """The architecture that a search, finished or not, stands for under a rule of choice; argmax heeds its target.
 
     Raises:
         InputError: the folder holds no search.
@@ -161,6 +184,23 @@ def derive_run(out: Path, rule: Rule) -> Architecture:
     if saved is None or saved.state.get("kind") != "search":
         raise InputError(f"{out} holds no search; `nas search --out {out}` makes one.")
     macro = decode(Macro, saved.state["macro"], f"{out}: macro")
+    config = decode(SearchConfig, saved.state["config"], f"{out}: config")
+    costs = decode(_Costs, saved.state["costs"], f"{out}: costs")
     alphas = ArchitectureParameters(macro.cell_nodes, torch.Generator())
     files.restore_module(alphas, files.without_prefix("alphas", saved.tensors), out)
-    return derive(_tables(alphas), macro, rule)
+    return _derived(alphas, macro, config, rule, costs.as_searched())
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """`SearchCosts` as JSON."""
+
+    fixed_ms: float
+    edges_ms: dict[CellType, tuple[tuple[float, ...], ...]]
+    level: Level
+    residual_pct: float
+    pace_hz: float | None = None
+
+    def as_searched(self) -> SearchCosts:
+        edges = {cell_type: np.array(rows) for cell_type, rows in self.edges_ms.items()}
+        return SearchCosts(self.fixed_ms, edges, self.level, self.residual_pct, self.pace_hz)

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from latencykit.space import CELL_TYPES, CellType, cell_edges
+from latencykit.space import CELL_TYPES, Architecture, CellType, cell_edges
+from nas.randomness import Stream, numpy_generator
 
 INITIAL_DEVIATION = 1e-3
 """Standard deviation of the initial logits: all candidates alike, ties broken (DARTS)."""
@@ -74,6 +75,39 @@ class ArchitectureParameters(nn.Module):
     def strongest(self) -> dict[CellType, list[int]]:
         """The slot of the most probable candidate on every edge."""
         return {cell_type: self.logits(cell_type).argmax(1).tolist() for cell_type in CELL_TYPES}
+
+
+def one_hot(architecture: Architecture) -> dict[CellType, Tensor]:
+    """An architecture as probabilities, (edges, slots) a cell type; a row of zeros where an edge is deleted."""
+    chosen: dict[CellType, Tensor] = {}
+    for cell_type, primitives in architecture.choices.items():
+        chosen[cell_type] = torch.zeros(len(primitives), SLOTS)
+        for index, edge in enumerate(cell_edges(cell_type, architecture.macro.cell_nodes)):
+            if primitives[index] in edge.candidates:
+                chosen[cell_type][index, edge.candidates.index(primitives[index])] = 1
+    return chosen
+
+
+def fair_paths(cell_nodes: int, seed: int, position: tuple[int, int], step: int) -> dict[CellType, Tensor]:
+    """One candidate an edge, (edges, slots) one-hot: in K steps on end each of an edge's K candidates runs once.
+
+    So no candidate's weights starve, whatever the architecture parameters prefer (FairNAS, Chu et al., ICCV 2021).
+
+    Args:
+        cell_nodes: nodes of a cell.
+        seed: of the run.
+        position: epoch, and kind of step.
+        step: in the epoch.
+    """
+    chosen: dict[CellType, Tensor] = {}
+    for place, cell_type in enumerate(CELL_TYPES):
+        edges = cell_edges(cell_type, cell_nodes)
+        chosen[cell_type] = torch.zeros(len(edges), SLOTS)
+        for index, edge in enumerate(edges):
+            turn, within = divmod(step, len(edge.candidates))
+            rng = numpy_generator(seed, Stream.FAIR_PATHS, *position, place, index, turn)
+            chosen[cell_type][index, rng.permutation(len(edge.candidates))[within]] = 1
+    return chosen
 
 
 SLOTS = max(len(edge.candidates) for cell_type in CELL_TYPES for edge in cell_edges(cell_type, 1))

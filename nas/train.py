@@ -27,6 +27,7 @@ from nas import checkpoint as files
 from nas.config import TrainConfig
 from nas.data import Dataset, split_by_patient
 from nas.degradations import bad_frames
+from nas.distributed import is_first, shown_once, wait
 from nas.frames import Frames
 from nas.learning import CHECKPOINT_FOLDER, FrameDice, Learner, Means, write_history
 from nas.metrics import ACCEPTANCE_DICE
@@ -65,7 +66,7 @@ def train(
     """
     run = _Run(network, dataset, config, seed, out)
     try:
-        with show(f"train {out}", config.epochs + config.quality_epochs, len(run.history)) as advance:
+        with shown_once(show)(f"train {out}", config.epochs + config.quality_epochs, len(run.history)) as advance:
             while run.phase is not None:
                 run.epoch(run.phase)
                 run.save()
@@ -74,7 +75,10 @@ def train(
         raise InterruptedRunError(
             f"training stopped after {len(run.history)} epochs; the same command goes on from {out}."
         ) from error
-    save_trained(out, network, run.best, run.facts())
+    facts = run.facts()
+    if is_first():
+        save_trained(out, network, run.best, facts)
+    wait()
     return load_trained(out)
 
 

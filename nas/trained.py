@@ -17,8 +17,8 @@ from latencykit.schema import decode, read_json, to_json
 from nas.checkpoint import read_tensors, restore_module, tensors_to_bytes
 from nas.learning import ARCHITECTURE_FILE
 from nas.modules import GraphModule
+from nas.workspace import WEIGHTS_FILE
 
-WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.json"
 TRAINING_SCHEMA = 2
 MAX_TRAINING_BYTES = 1_000_000
@@ -69,8 +69,8 @@ def save_trained(out: Path, network: Network, weights: Mapping[str, Tensor], tra
     write_json(out / TRAINING_FILE, to_json(training))
 
 
-def load_trained(out: Path) -> Trained:
-    """Read what `save_trained` wrote; raises `InputError` where files are missing or do not fit together."""
+def read_training(out: Path) -> Training:
+    """The facts alone, which are published without the weights; raises `InputError` where there are none."""
     path = out / TRAINING_FILE
     if not path.exists():
         raise InputError(f"{out} holds no finished training; `nas train ARCH --seed S --out {out}` makes one.")
@@ -78,7 +78,12 @@ def load_trained(out: Path) -> Trained:
     found = data.get("schema") if isinstance(data, dict) else None
     if found != TRAINING_SCHEMA:
         raise InputError(f"{path}: schema {TRAINING_SCHEMA} expected, found {found}; train it again in a new folder.")
-    training = decode(Training, data, str(path))
+    return decode(Training, data, str(path))
+
+
+def load_trained(out: Path) -> Trained:
+    """Read what `save_trained` wrote; raises `InputError` where files are missing or do not fit together."""
+    training = read_training(out)
     network = read_architecture(out / ARCHITECTURE_FILE)
     module = GraphModule(network_graph(network), torch.Generator())
     restore_module(module, read_tensors(out / WEIGHTS_FILE), out / WEIGHTS_FILE)

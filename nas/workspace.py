@@ -22,6 +22,9 @@ from pathlib import Path
 from latencykit.errors import UsageError
 
 MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+SELECTION = "selection"
+"""The split that is scored first: patients of `train` by which epochs and seeds are chosen."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class SeedFolder:
     def model(self) -> Path:
         """The exported pair."""
         return self.path / MODEL_FILE
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its model is here; or its scores, without weights to make it from: so results are published."""
+        published = self.scores(SELECTION).exists() and not (self.train / WEIGHTS_FILE).exists()
+        return self.model.exists() or published
 
     def scores(self, split: str) -> Path:
         """The scores of every frame of a split."""

@@ -20,7 +20,7 @@ from latencykit.kit import runner_sources
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    *("errors", "bounds", "files", "archive", "schema"),
+    *("errors", "bounds", "files", "lock", "archive", "schema"),
     *("system_files", "windows_topology", "cgroup", "topology", "host", "snapshot", "checks", "doctor"),
     *("spec", "graph", "primitives", "macro", "builder", "baselines", "space", "sample", "architecture", "minimisers"),
     *("measurement", "judge", "timing", "runtime", "instructions", "worker", "lowering", "kernels", "bench"),

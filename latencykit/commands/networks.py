@@ -102,12 +102,12 @@ def predict_command(
         "by_threads": by_threads, "fastest_threads": fastest,
     }  # fmt: skip
     low, high = data["ci_ms"]
-    rhythm = f"{pace:g} calls a second" if pace else "back to back"
+    rhythm = f"{pace:g} calls a second (the kernels below: back to back)" if pace else "back to back"
     head = (
         f"{latency_ms:.3f} ms ({low:.3f} to {high:.3f}; kernel sum {data['raw_ms']:.3f}) at {setting}, {rhythm}; "
         f"fastest thread count: {fastest}"
     )
-    warnings = []
+    warnings = loaded.doubts
     if not prediction.calibrated:
         warnings.append(
             "a raw kernel sum: this table is not calibrated against whole networks; complete it: latencykit build "

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import RenderableType
 
-from latencykit.calibrate import fit_table, networks_to_lower, space_needs
+from latencykit.calibrate import fit_table, fits, networks_to_lower, space_needs
 from latencykit.calibration import CostModel
 from latencykit.commands.options import FILE, lowered_model, numbers
 from latencykit.console import emit, json_option
@@ -18,6 +19,7 @@ from latencykit.doctor import doctor, require_fit
 from latencykit.errors import UsageError
 from latencykit.files import write_text
 from latencykit.keys import key_level
+from latencykit.lock import only_writer
 from latencykit.macro import read_macro
 from latencykit.progress import Stopwatch, progress
 from latencykit.report import rows_grid
@@ -54,6 +56,7 @@ def build_command(
     if not dry_run:
         for setting in settings:
             check_threads(setting.threads)
+        click.get_current_context().with_resource(only_writer(out))
     verdict = doctor()
     if not (force or dry_run):
         require_fit(verdict)
@@ -75,8 +78,8 @@ def build_command(
         total = f"{len(listed)} rows, {len(plan.untimed)} timings of networks, about {plan.estimate_s():.0f} s"
         emit(as_json, "build", data, [*listed, total])
         return
-    with progress("measure", plan.sample_sets()) as advance:
-        built = build(out, plan, verdict, advance=advance, fit=lambda table: fit_table(table, needs.samples))
+    with progress("measure and fit", plan.sample_sets() + fits(len(settings), len(macros))) as advance:
+        built = build(out, plan, verdict, advance=advance, fit=lambda table: fit_table(table, needs.samples, advance))
     wall_s = watch.seconds
     timed_pct = 100 * built.timed_s / wall_s
     rows["edge"] = sum(row.level == "edge" for row in built.table.rows)
@@ -116,10 +119,13 @@ def _model_line(model: CostModel) -> str:
 @click.argument("table", type=FILE)
 @click.option("--level", type=click.Choice(["isolated", "kernel", "edge"]), help="Only this level.")
 @click.option("--threads", type=int, help="Only this thread count.")
-@click.option("--csv", "csv_path", type=FILE, help="Also write the rows here.")
+@click.option("--rows", "most", default=40, show_default=True, help="At most so many rows, the dearest ones.")
+@click.option("--csv", "csv_path", type=FILE, help="Also write all the rows here.")
 @json_option
-def show_command(table: Path, level: str | None, threads: int | None, csv_path: Path | None, as_json: bool) -> None:
-    """Show a table: its CPU, settings and rows.
+def show_command(
+    table: Path, level: str | None, threads: int | None, most: int, csv_path: Path | None, as_json: bool
+) -> None:
+    """Show a table: its CPU, settings and dearest rows; --json and --csv give all of them.
 
     Example: latencykit show luts/mine.json --level kernel --csv kernels.csv
     """
@@ -143,7 +149,10 @@ def show_command(table: Path, level: str | None, threads: int | None, csv_path: 
     }
     runtime = loaded.runtime["onnxruntime"]
     head = f"{loaded.cpu.model}, onnxruntime {runtime}, {len(frame)} rows, {table_checksum(loaded)[:12]}"
-    emit(as_json, "show", data, [head, *map(_model_line, loaded.models), rows_grid(frame)])
+    shown: list[RenderableType] = [head, *map(_model_line, loaded.models), rows_grid(frame.head(most))]
+    if len(frame) > most:
+        shown.append(f"{len(frame) - most} more: --rows {len(frame)}, or --csv F")
+    emit(as_json, "show", data, shown, loaded.doubts)
 
 
 @click.command("verify")

@@ -101,6 +101,7 @@ def validate_command(
     head = f"{len(chosen)} networks ({chosen_from}), {setting}, {rhythm}, seed {seed}"
     if found.slowdown_pct is not None:
         head += f"; the machine is {_speed(found.slowdown_pct)} than in the build, by calibration networks timed along"
-    emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], doubts(found))
+    warnings = [*loaded.doubts, *doubts(found)]
+    emit(as_json, "validate", {**asked, **validation_json(found)}, [head, validation_grid(found)], warnings)
     if journal:
         journal.unlink()

@@ -14,6 +14,7 @@ from latencykit.bench import STEADY_PCT, UNSTEADY
 from latencykit.commands.options import kernels_for
 from latencykit.kernels import CALL_OVERHEAD
 from latencykit.keys import Edge
+from latencykit.lock import only_writer
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
@@ -127,6 +128,41 @@ def test_a_table_in_json_and_csv(tool: Tool, table: Path, tmp_path: Path):
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + len(loaded.rows)
 
 
+def test_a_table_shows_its_dearest_rows_and_how_to_see_the_others(tool: Tool, table: Path):
+    total = len(load_table(table).rows)
+    few, all_of_them = tool("show", table, "--rows", 3).out, tool("show", table, "--rows", total).out
+    assert f"{total - 3} more: --rows {total}, or --csv F" in few
+    assert "more: --rows" not in all_of_them
+    assert len(all_of_them.splitlines()) - len(few.splitlines()) == total - 3 - 1
+
+
+def test_whoever_uses_a_table_hears_the_doubts_about_it(tool: Tool, table: Path, model: Path, tmp_path: Path):
+    loaded = load_table(table)
+    assert dataclasses.replace(loaded, doctor={"fit": True}).doubts == []
+    doubtful = dataclasses.replace(loaded, doctor={"fit": False, "reasons": []}, validations=({"trial": True},))
+    save_table(doubtful, tmp_path / "t.json")
+    trial, unfit = load_table(tmp_path / "t.json").doubts
+    assert "its figures are worth nothing" in trial
+    assert "unfit" in unfit
+    for words in (["show"], ["predict", "--threads", 1]):
+        model_words = [model] if words[0] == "predict" else []
+        heard = tool(words[0], tmp_path / "t.json", *model_words, *words[1:], "--json").data["warnings"]
+        assert heard[:2] == [trial, unfit]
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_a_table_that_another_process_measures_is_left_to_it(tool: Tool, space: Path, tmp_path: Path, workers):
+    out = tmp_path / "new/t.json"
+    with only_writer(out):
+        ended = tool(*build_words(out, space))
+        assert (ended.code, ended.out) == (7, "")
+        assert f"another process is making {out}" in ended.err
+        assert tool(*build_words(out, space), "--dry-run").code == 0
+        assert not out.exists()
+    assert tool(*build_words(out, space)).code == 0
+    assert [path.name for path in out.parent.iterdir()] == ["t.json"]
+
+
 @pytest.mark.parametrize("level", ["isolated", "kernel", "edge"])
 def test_a_level_of_a_table(level: str, tool: Tool, table: Path):
     rows = tool("show", table, "--level", level, "--threads", 1, "--json").data["rows"]
@@ -135,7 +171,7 @@ def test_a_level_of_a_table(level: str, tool: Tool, table: Path):
 
 
 def test_a_table_for_people_names_what_is_fused(tool: Tool, table: Path):
-    shown = tool("show", table)
+    shown = tool("show", table, "--level", "kernel", "--rows", 1000)
     assert shown.code == 0
     assert "[relu]" in shown.out
     assert shown.out.splitlines()[0].startswith(f"{load_table(table).cpu.model}, onnxruntime {runtime_version()}")

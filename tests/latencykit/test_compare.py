@@ -118,7 +118,7 @@ def test_what_was_set_up_otherwise_is_a_warning():
 def test_a_table_of_an_unfit_machine_is_a_warning():
     b = dataclasses.replace(noisy_table(2), doctor={"fit": False, "reasons": []})
     (warning,) = compare(noisy_table(1), b).warnings
-    assert warning.startswith("B (TABLE) was measured while the doctor called the machine unfit")
+    assert warning.startswith("B: TABLE was measured while the doctor called the machine unfit")
 
 
 def test_a_drift_of_all_rows_is_told_beside_the_sentinel_s_and_stays_in_the_rows():

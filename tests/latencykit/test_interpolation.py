@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latencykit.errors import MissingRowError
-from latencykit.interpolation import FEWEST_ROWS, interpolated_row
+from latencykit.interpolation import FEWEST_ROWS, interpolated_row, with_interpolated
 from latencykit.kernels import Kernel, KernelInput
 from tests.latencykit.made_up import MAPS, ONE, TWO, made_up_table, map_kernel, relu_kernel
 
@@ -86,3 +86,12 @@ def test_a_guess_far_away_is_still_a_number():
     row = interpolated_row(table, ONE, map_kernel(4096, 128))
     assert 0 < row.median_us < 1e12
     assert 0 < row.residual_pct < 2000
+
+
+def test_a_table_is_completed_with_guesses_that_others_are_not_made_from():
+    table = made_up_table({k: 2 + power_law_us(k) for k in CONVS})
+    guessed = with_interpolated(table, ONE, [CONVS[0], conv(64, 32), conv(64, 32)])
+    assert guessed.row(ONE, conv(64, 32)) == interpolated_row(table, ONE, conv(64, 32))
+    assert len(guessed.rows) == len(table.rows) + 1
+    assert interpolated_row(guessed, ONE, conv(16, 128)) == interpolated_row(table, ONE, conv(16, 128))
+    assert with_interpolated(table, ONE, CONVS) is table

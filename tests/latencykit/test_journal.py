@@ -23,6 +23,10 @@ from tests.latencykit.made_up import (
 )
 
 
+def nothing(*_: object, **__: object) -> None:
+    """Whom nobody asks how far it is."""
+
+
 @pytest.fixture
 def journal(out: Path, workers: FakeWorkers) -> Path:
     """The journal of a build that was stopped after five sample sets."""
@@ -116,8 +120,11 @@ def test_a_batch_knows_the_fastest_sentinel_of_all_that_the_journal_holds(tmp_pa
     journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
     rows, networks = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
     FakeWorkers(tmp_path / "fast", monkeypatch, states=[50.0])
-    measure_batches([(QUICK, rows)], ONE, None, journal, lambda name: None)
+    measure_batches([(QUICK, rows)], ONE, None, journal, nothing)
     workers = FakeWorkers(tmp_path / "slow", monkeypatch, states=[80.0, 80.0, 51.0])
-    measure_batches([(QUICK, networks)], ONE, None, journal, lambda name: None)
+    told = []
+    measure_batches([(QUICK, networks)], ONE, None, journal, lambda name, note="", units=1: told.append((note, units)))
     assert [order for order in workers.orders if order != [SENTINEL_ID]] == [["network"]] * 4
     assert max(s.state_us for s in steadiest(journal.samples(ONE)).values()) == 51.0
+    assert sum(units for _, units in told) == QUICK.processes
+    assert {note for note, units in told if not units} == {"the machine was in another state: taking samples again"}

@@ -63,6 +63,15 @@ def test_more_units_than_foreseen_leave_no_time_below_zero(clock: Clock, capsys:
     assert "find: 3/1, 33 s, 0 s left" in capsys.readouterr().err
 
 
+def test_the_first_units_which_wait_for_processes_give_no_estimate(clock: Clock, capsys: pytest.CaptureFixture[str]):
+    with progress("lower", 200) as advance:
+        for _ in range(4):
+            clock.now_s += 3
+            advance()
+            clock.now_s += LINE_EVERY_S
+    assert capsys.readouterr().err.splitlines()[2:] == ["lower: 3/200, 29 s", "lower: 4/200, 42 s, 2058 s left"]
+
+
 def test_a_step_of_nothing_shows_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]):
     with progress("find", 0):
         clock.now_s += 100

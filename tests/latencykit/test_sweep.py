@@ -200,7 +200,7 @@ def rows_by_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: list[
 def test_samples_of_another_state_are_taken_again_counted_and_the_steadiest_kept(tmp_path, out, monkeypatch):
     workers = rows_by_state(tmp_path, monkeypatch, [50.0, 80.0, 50.0, 51.0])
     seen: list[str] = []
-    built = make(out, advance=seen.append)
+    built = make(out, advance=lambda name, units=1, **_: seen.extend([name] * units))
     assert built.repeated == TIMED
     assert len(seen) == 2 * TIMED  # progress counts them once
     assert [order == [SENTINEL_ID] for order in workers.orders] == [False, False, True, False]

@@ -338,16 +338,16 @@ def test_run_says_what_it_made(finished_run):
 def test_run_names_its_folder_after_the_configuration_unless_told(finished_run, tmp_path, monkeypatch):
     asked = []
 
-    def fake(config, source, out, final, jobs, say):
-        asked.append((config.name, config.table, source, str(out), final, jobs))
+    def fake(config, source, out, final, jobs, say, cluster):
+        asked.append((config.name, config.table, source, str(out), final, jobs, cluster))
         out.mkdir(parents=True)
         (out / "table.md").write_text("a table")
 
     monkeypatch.setattr(pipeline, "run", fake)
     monkeypatch.chdir(tmp_path)
-    shown = nas("run", finished_run.config, "--table", "t.json", "--jobs", 3)
+    shown = nas("run", finished_run.config, "--table", "t.json", "--jobs", 3, "--cluster", "auto")
     assert "a table" in shown.out
-    assert asked == [("tiny", "t.json", finished_run.config, "out/tiny", False, 3)]
+    assert asked == [("tiny", "t.json", finished_run.config, "out/tiny", False, 3, "auto")]
 
 
 @pytest.mark.parametrize(
@@ -381,15 +381,17 @@ def test_a_table_is_taken_from_where_the_option_says(finished_run, tmp_path, mon
     class StopHereError(Exception):
         pass
 
-    def stop(path, macros, threads):
-        asked.append((path, list(macros), threads))
+    def stop(path, macros, threads, own):
+        asked.append((path, list(macros), threads, own))
         raise StopHereError
 
     monkeypatch.setattr(latency, "ensure_table", stop)
     words = partial(nas, "search", "--config", finished_run.config, "--out", tmp_path / "run")
     assert words().code == 70
     assert words("--table", tmp_path / "other.json").code == 70
-    assert asked == [(tmp_path / "run/table.json", [MACRO], (1,)), (tmp_path / "other.json", [MACRO], (1,))]
+    assert asked == [
+        (tmp_path / "run/table.json", [MACRO], (1,), True), (tmp_path / "other.json", [MACRO], (1,), False)
+    ]  # fmt: skip
 
 
 def test_the_tiny_configuration_is_what_these_tests_think(finished_run):

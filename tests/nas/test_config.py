@@ -128,3 +128,31 @@ def test_overriding_leaves_the_base_as_it_was():
     base = SearchConfig()
     assert overridden(base, {"epochs": 50}, "here").epochs == 50
     assert base.epochs == 80
+
+
+RACED = 'kind = "search"\nmacros = { segmentation_stride = [4, 8] }\n'
+
+
+def raced(tmp_path, more):
+    return load(tmp_path, f'[[rows]]\nname = "raced"\n{RACED}{more}\n[race]\nepochs = [2, 4]\n')
+
+
+def test_a_row_may_choose_its_macro_configuration_at_a_target(tmp_path):
+    config = raced(tmp_path, "search = { target_ms = 1 }")
+    assert config.rows[0].macros.segmentation_stride == (4, 8)
+    assert config.race.epochs == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [("", "no `target_ms`"), ("search = { target_ms = 1 }\nmacro = {}", "expected one of them")],
+)
+def test_a_row_that_cannot_choose_is_refused(tmp_path, more, complaint):
+    with pytest.raises(InputError, match=complaint):
+        raced(tmp_path, more)
+
+
+@pytest.mark.parametrize("text", ["epochs = []", "epochs = [0]", "keep_one_of = 1", "band = 0", "quality_weight = -1"])
+def test_a_race_that_is_none_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match="race: "):
+        load(tmp_path, f"{WHOLE}\n[race]\n{text}\n")

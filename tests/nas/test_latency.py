@@ -8,13 +8,16 @@ from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
-from latencykit.errors import NotComparableError, UnfitError
+from latencykit.errors import MissingRowError, NotComparableError, UnfitError
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
+from latencykit.sample import sample_architectures
 from latencykit.table_file import load_table, save_table, table_checksum
 from nas import latency
-from nas.latency import ensure_table, measure_rows, search_costs, validate_table
+from nas.latency import ensure_table, measure_rows, network_ms, search_costs, validate_table
 from tests.nas.tiny_run import MACRO, short_protocols
+
+NETWORK = sample_architectures(MACRO, 1, 3)[0]
 
 
 def refuse(*_, **__):
@@ -67,6 +70,15 @@ def test_a_table_that_lacks_rows_is_completed_and_keeps_what_it_had(table_file):
     assert completed.has_edges(Setting(1), MACRO, None)
 
 
+def test_a_lacking_table_that_a_user_named_is_not_written_to(table_file, monkeypatch):
+    save_table(lacking(load_table(table_file)), table_file)
+    before = table_file.read_bytes()
+    monkeypatch.setattr(latency, "space_needs", refuse)
+    with pytest.raises(MissingRowError, match=f"latencykit build --out {table_file} --threads 1, with --space"):
+        ensure_table(table_file, [MACRO], [1], own=False)
+    assert table_file.read_bytes() == before
+
+
 def test_a_lacking_table_of_another_cpu_is_refused_and_left_alone(table_file):
     whole = load_table(table_file)
     save_table(replace(lacking(whole), cpu=replace(whole.cpu, model="Another CPU")), table_file)
@@ -74,6 +86,28 @@ def test_a_lacking_table_of_another_cpu_is_refused_and_left_alone(table_file):
     with pytest.raises(NotComparableError, match="Another CPU"):
         ensure_table(table_file, [MACRO], [1])
     assert table_file.read_bytes() == before
+
+
+OTHER = replace(MACRO, cell_nodes=1)
+
+
+def test_a_macro_configuration_without_stored_costs_is_priced_from_the_kernels_that_there_are(table_file, monkeypatch):
+    monkeypatch.setattr(latency, "RACED_FIT_NETWORKS", 120)
+    table = load_table(table_file)
+    costs = search_costs(table, 1, OTHER, 30.0)
+    assert costs.pace_hz == 30.0
+    for network in sample_architectures(OTHER, 3, 5):
+        assert costs.total_ms(network) == pytest.approx(network_ms(table, 1, network, 30.0), rel=0.25)
+    back_to_back = search_costs(table, 1, OTHER, 29.0)  # a rhythm that the table does not have
+    assert back_to_back.pace_hz is None
+
+
+def test_a_network_of_another_instruction_set_is_not_priced(table_file):
+    table = load_table(table_file)
+    foreign = replace(table, cpu=replace(table.cpu, isa=("sve2",)))
+    for ask in (lambda: search_costs(foreign, 1, OTHER, 30.0), lambda: network_ms(foreign, 1, NETWORK, 30.0)):
+        with pytest.raises(NotComparableError, match="sve2"):
+            ask()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from latencykit.lowering import onnx_to_graph
 from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting
 from latencykit.table_file import load_table, table_checksum
-from nas import latency, pipeline
+from nas import latency, pipeline, staged
 from nas.config import load_run
 from nas.data import load
 from nas.degradations import bad_frames
@@ -84,7 +84,7 @@ def again(finished_run, work, monkeypatch):
         return ended
 
     with short_protocols():
-        spy(pipeline, "search", lambda args: "search")
+        spy(staged, "search", lambda args: "search")
         spy(pipeline, "train", lambda args: f"train {args[4].parent.relative_to(work)}")
         spy(pipeline, "score_model", lambda args: f"score {args[0].parent.relative_to(work)}")
         spy(latency, "build", lambda args: "build")
@@ -225,16 +225,16 @@ def test_the_second_command_with_final_searched_and_trained_nothing_again(finish
     assert unchanged(before, {name: time for name, time in now.items() if name not in new})
 
 
+def untimed(lines):
+    return [replace(line, p50_ms=None, p99_ms=None, commit="") for line in lines]
+
+
 def test_a_finished_run_done_again_trains_and_scores_nothing_and_gives_the_same_scores(again, work):
     before, results = files(work), read_results(work / "results.csv")
     assert again("--final").code == 0
     assert again.done == []
     assert files(work).keys() == before.keys()
     assert unchanged(before, files(work))
-
-    def untimed(lines):
-        return [replace(line, p50_ms=None, p99_ms=None, commit="") for line in lines]
-
     assert untimed(read_results(work / "results.csv")) == untimed(results)
 
 
@@ -339,6 +339,34 @@ def test_models_published_without_checkpoints_and_training_facts_are_taken(again
         for path in [*work.rglob(name)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert again().code == 0
+    assert again.done == []
+
+
+@pytest.fixture
+def published(work):
+    """The results without the seeds' models and weights."""
+    for seed in work.glob("*/seed*"):
+        (seed / "model.onnx").unlink()
+        (seed / "train/weights.safetensors").unlink()
+        shutil.rmtree(seed / "train/checkpoint")
+    return work
+
+
+def test_results_published_without_models_are_taken_timed_and_shown(again, published):
+    before = untimed(read_results(published / "results.csv"))
+    (published / "latencies.json").unlink()
+    assert again("--final", drawn=True).code == 0
+    assert again.done == []
+    results = read_results(published / "results.csv")
+    assert untimed(results) == before
+    assert {line.p50_ms for line in results} == {1.0}  # all of them
+
+
+def test_what_was_published_without_its_model_is_not_scored_on_other_frames(again, published):
+    (published / SEED / "scores-valid.json").unlink()
+    ended = again("--final")
+    assert ended.code == 6
+    assert f"{SEED}/model.onnx is not here" in ended.err
     assert again.done == []
 
 

@@ -17,7 +17,7 @@ from nas.search_state import SearchState, derive_run
 
 KEYS = {
     "epoch", "phase", "temperature", "loss", "cross_entropy", "mse", "expected_ms", "derived_ms", "entropy",
-    "op_counts", "dice_selection", "seconds", "images_per_s",
+    "op_counts", "dice_selection", "dice_derived", "seconds", "images_per_s",
 }  # fmt: skip
 CLOCK = ("seconds", "images_per_s")
 

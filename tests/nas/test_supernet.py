@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from latencykit.macro import Macro
+from latencykit.primitives import ZERO
+from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, cell_edges, template
 from nas.modules import GraphModule
-from nas.supernet import INITIAL_DEVIATION, SLOTS, ArchitectureParameters
+from nas.supernet import INITIAL_DEVIATION, SLOTS, ArchitectureParameters, fair_paths, one_hot
 
 
 def generator(seed=0):
@@ -97,3 +100,36 @@ def test_the_strongest_candidate_is_never_an_unused_slot(alphas):
     for row, first in unused("up"):
         assert alphas.strongest()["up"][row] < first
     assert alphas.strongest()["down"][0] == SLOTS - 1
+
+
+def test_every_candidate_of_an_edge_runs_once_before_any_runs_twice():
+    for cell_type in CELL_TYPES:
+        for index, edge in enumerate(cell_edges(cell_type, 3)):
+            count = len(edge.candidates)
+            drawn = [fair_paths(3, 0, (2, 0), step)[cell_type][index] for step in range(2 * count)]
+            assert all(row.sum() == 1 and row.max() == 1 for row in drawn)
+            for turn in (drawn[:count], drawn[count:]):
+                assert sorted(row.argmax().item() for row in turn) == list(range(count))
+
+
+def test_fair_paths_are_a_function_of_seed_and_position():
+    def drawn(seed, position):
+        return torch.cat([fair_paths(3, seed, position, step)["up"] for step in range(4)])
+
+    assert torch.equal(drawn(0, (1, 0)), drawn(0, (1, 0)))
+    assert not torch.equal(drawn(0, (1, 0)), drawn(1, (1, 0)))
+    assert not torch.equal(drawn(0, (1, 0)), drawn(0, (2, 0)))
+    assert not torch.equal(drawn(0, (1, 0)), drawn(0, (1, 2)))
+
+
+def test_an_architecture_as_probabilities_has_a_row_of_zeros_where_an_edge_is_deleted_that_has_no_zero():
+    for architecture in sample_architectures(Macro(), 3, 0):
+        tables = one_hot(architecture)
+        for cell_type, chosen in architecture.choices.items():
+            for row, edge, primitive in zip(tables[cell_type], cell_edges(cell_type, 3), chosen, strict=True):
+                assert row.sum() == 1
+                assert edge.candidates[row.argmax()] == primitive
+    up = tuple(ZERO if i == 1 else edge.candidates[0] for i, edge in enumerate(cell_edges("up", 3)))
+    assert ZERO not in cell_edges("up", 3)[1].candidates
+    without = type(architecture)(Macro(), {**architecture.choices, "up": up})
+    assert one_hot(without)["up"].sum(1).tolist() == [1, 0, *[1] * 7]

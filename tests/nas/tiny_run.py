@@ -16,11 +16,13 @@ import pytest
 
 from latencykit import bench, end_to_end, sweep
 from latencykit.calibrate import space_needs
+from latencykit.doctor import Verdict
+from latencykit.host import read_cpu
 from latencykit.macro import Macro
 from latencykit.measurement import Protocol
 from latencykit.sweep import build
 from latencykit.validate import validate
-from nas import latency, pipeline
+from nas import latency, pipeline, staged
 from nas.cli import main
 from nas.data import Dataset
 from tests.ended import Ended, run_command
@@ -82,6 +84,7 @@ def short_protocols() -> Iterator[pytest.MonkeyPatch]:
     """Everything is measured for real, but hardly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "build", partial(build, protocol=QUICK))
+        patch.setattr(latency, "doctor", lambda: Verdict(True, (), read_cpu()))  # whatever else runs meanwhile
         patch.setattr(latency, "validate", partial(validate, protocol=replace(QUICK, processes=2)))
         patch.setattr(latency, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
@@ -130,7 +133,7 @@ def tiny_run(folder: Path) -> TinyRun:
     """Do the run in a folder, with spies where patients are handed over."""
     run = TinyRun(folder / "tiny.toml", folder / "out")
     run.config.write_text(CONFIG, encoding="utf-8")
-    search, train = pipeline.search, pipeline.train
+    search, train = staged.search, pipeline.train
 
     def spied_search(settings: Any, dataset: Dataset, *rest: Any) -> Any:
         run.searched.append(dataset)
@@ -141,7 +144,7 @@ def tiny_run(folder: Path) -> TinyRun:
         return train(network, dataset, *rest)
 
     with short_protocols() as patch:
-        patch.setattr(pipeline, "search", spied_search)
+        patch.setattr(staged, "search", spied_search)
         patch.setattr(pipeline, "train", spied_train)
         run.unfinished = nas("run", run.config, "--out", run.out, "--json")
         assert run.unfinished.code == 0, run.unfinished.err

@@ -1,0 +1,74 @@
+"""Where a run's searches and trainings are done: here one by one, side by side in processes, or on a Ray cluster.
+
+An engine only hands tasks out. What is done is seen by a task's files, which lie where every node finds them; so a task
+that is lost with a node, or with this program, is handed out again and goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TypeVar
+
+from latencykit.errors import InterruptedRunError, LatencyKitError, UsageError
+
+T = TypeVar("T")
+NEW_RAY = "local"
+"""Instead of an address: a Ray of this machine's own, for the time of the run."""
+HANDED_OUT = 20
+"""So many nodes may be lost under a task."""
+
+
+def outcomes(
+    tasks: Sequence[T], do: Callable[[T], str], jobs: int, cluster: str | None = None, cpus: int = 1
+) -> Iterator[str]:
+    """Do all tasks; what each says, as they end.
+
+    Args:
+        tasks: independent of each other, to be pickled.
+        do: a function of a module, which sees by files what is done already.
+        jobs: tasks side by side in processes of this machine; 1 does them in this process.
+        cluster: address of a Ray cluster (`auto`, `host:port`), or `local`; then the cluster's processors decide how
+            many tasks run side by side.
+        cpus: that a task takes of the cluster.
+
+    Raises:
+        UsageError: Ray is not installed or not there.
+        LatencyKitError: whatever a task raises.
+    """
+    if cluster is not None:
+        yield from _on_ray(tasks, do, cluster, cpus)
+    elif jobs == 1:
+        yield from map(do, tasks)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            try:
+                for future in as_completed([pool.submit(do, task) for task in tasks]):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _on_ray(tasks: Sequence[T], do: Callable[[T], str], cluster: str, cpus: int) -> Iterator[str]:
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--cluster needs Ray: pip install 'latencykit[cluster]'") from error
+    try:
+        ray.init(None if cluster == NEW_RAY else cluster, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--cluster {cluster}: no Ray answers there ({error}); start one: ray start --head") from error
+    try:
+        # Two of one task at a time cannot be: the second one finds its files locked, and waits its turn.
+        remote = ray.remote(num_cpus=cpus, max_retries=HANDED_OUT, retry_exceptions=[InterruptedRunError])(do)
+        pending = [remote.remote(task) for task in tasks]
+        while pending:
+            done, pending = ray.wait(pending)
+            yield from ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, LatencyKitError) else error) from error
+    finally:
+        ray.shutdown()

@@ -1,0 +1,54 @@
+"""Picture of a race: what each network reached in each round, against its latency by the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from latencykit.macro import Macro
+from nas.figures import DPI, INK, MUTED, SERIES_COLORS, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nas.race import Entry, Race
+
+NAMED = 3
+"""So many of the last round's best are named by their macro configuration."""
+
+
+def race_figure(race: Race, finalists: Mapping[str, Entry]) -> Figure:
+    """Score against latency, round by round from faint to dark, and the macro configurations of the last ones."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.8), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for number, entries in enumerate(race.rounds):
+        share = (number + 1) / len(race.rounds)
+        latencies, scores = [e.predicted_ms for e in entries], [e.score for e in entries]
+        label = f"round {number + 1}: {len(entries)} networks, {entries[0].epochs} epochs"
+        axes.scatter(latencies, scores, s=14 + 30 * share, color=SERIES_COLORS[0], alpha=share, label=label, lw=0)
+    for (name, entry), color in zip(finalists.items(), SERIES_COLORS[1:], strict=False):
+        axes.scatter(entry.predicted_ms, entry.score, s=110, marker="*", color=color, label=f"finalist: {name}")
+    for entry in race.rounds[-1][:NAMED]:
+        _name(axes, entry)
+    tidy(axes)
+    axes.set_xlabel("latency by the table, ms", fontsize=9, color=INK)
+    axes.set_ylabel("Dice less the weighted error of the predicted Dice", fontsize=9, color=INK)
+    axes.set_title("race of macro configurations, selection patients", fontsize=10, loc="left", color=INK)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
+
+
+def _name(axes: Axes, entry: Entry) -> None:
+    place = (entry.predicted_ms, entry.score)
+    text = macro_label(entry.network.macro)
+    axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=7, color=MUTED)
+
+
+def macro_label(macro: Macro) -> str:
+    """A macro configuration in a few characters: strides, widths, nodes."""
+    widths, quality = ("-".join(map(str, w)) for w in (macro.segmentation_widths, macro.quality_widths))
+    output = f"/{macro.output_stride}" if macro.output_stride > 1 else ""
+    return f"s{macro.segmentation_stride}{output} {widths}, q{macro.quality_stride} {quality}, m{macro.cell_nodes}"

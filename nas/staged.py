@@ -1,0 +1,124 @@
+"""A row's search: of the cells of one macro configuration or, with `macros`, in stages.
+
+The stages are the default search: a race chooses the macro configuration, a differentiable search its cells, and inner
+patients decide. What comes out of the differentiable search is not believed to be better than the race's winner: those
+of its derived networks that the table puts at the target are trained as the winner was, and the best one is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from latencykit.architecture import write_architecture
+from latencykit.errors import InputError
+from latencykit.files import write_json
+from latencykit.lines import Show
+from latencykit.macro import Macro
+from latencykit.progress import progress
+from latencykit.schema import to_json
+from latencykit.space import Architecture
+from latencykit.table import Table
+from nas.config import Row, RunConfig, SearchConfig
+from nas.data import Dataset
+from nas.derive import Rule
+from nas.distributed import is_first
+from nas.figures import save_figure
+from nas.latency import network_ms, search_costs
+from nas.learning import ARCHITECTURE_FILE
+from nas.race import Entry, Race, judge, race
+from nas.race_figure import race_figure
+from nas.search import search
+from nas.search_state import derive_run
+
+FINALISTS_FILE = "finalists.json"
+RACE_PICTURE = "race.png"
+TOLERANCE = 0.03
+"""A finalist may be above the target by this part."""
+RACED = "raced"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a row's search came to.
+
+    Attributes:
+        architecture: the outcome.
+        latency_ms: of it, by the table.
+        pace_hz: calls a second that the search's costs hold for; None is back to back.
+        history: of the differentiable search, one record an epoch.
+        finalists: with stages, what each finalist reached; by `raced` or the rule that derived it.
+        race: the first stage, where there was one.
+    """
+
+    architecture: Architecture
+    latency_ms: float
+    pace_hz: float | None
+    history: Sequence[Mapping[str, Any]]
+    finalists: Mapping[str, Entry] = field(default_factory=dict)
+    race: Race | None = None
+
+
+def search_row(
+    run: RunConfig,
+    row: Row,
+    settings: SearchConfig,
+    table: Table,
+    dataset: Dataset,
+    seed: int,
+    out: Path,
+    show: Show = progress,
+) -> Found:
+    """Search a row's network pair, or go on with a search that was stopped.
+
+    Writes what `nas.search` writes; with stages also the race's folder `race/`, `race.png` and `finalists.json`, and
+    `architecture.json` is then the best finalist.
+
+    Args:
+        run: thread counts, rhythm and the race's configuration.
+        row: its macro configuration, or those to choose among, and its training recipe.
+        settings: of the differentiable search.
+        table: prices.
+        dataset: the patients of `train`.
+        seed: of everything random.
+        out: the run's folder.
+        show: how far it is.
+
+    Raises:
+        LatencyKitError: as `race`, `search` and `search_costs`.
+    """
+    threads = run.threads[-1]
+    if row.macros is None:
+        macro = row.macro or Macro()
+        costs = search_costs(table, threads, macro, run.pace_hz)
+        result = search(settings, dataset, macro, costs, seed, out, show)
+        return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
+    if settings.target_ms is None:
+        raise InputError(f"row {row.name!r} chooses among `macros`; it needs a target: --target-ms, or `target_ms`.")
+    training, target_ms, folder = run.train_of(row), settings.target_ms, out / "race"
+
+    def price(network: Architecture) -> float:
+        return network_ms(table, threads, network, run.pace_hz)
+
+    raced = race(row.macros, price, target_ms, run.race, training, dataset, seed, folder, show)
+    costs = search_costs(table, threads, raced.winner.macro, run.pace_hz)
+    result = search(settings, dataset, raced.winner.macro, costs, seed, out, show)
+    finalists = {RACED: raced.rounds[-1][0]}
+    for rule in get_args(Rule):
+        network = derive_run(out, rule)
+        known = [entry.network for entry in finalists.values()]
+        if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
+            finalists[rule] = judge(network, cost_ms, run.race, training, dataset, seed, folder / rule, show)
+    best = max(finalists.values(), key=lambda entry: entry.score)
+    if is_first():
+        write_architecture(out / ARCHITECTURE_FILE, best.network)
+        save_figure(race_figure(raced, finalists), out / RACE_PICTURE)
+        write_json(out / FINALISTS_FILE, to_json(finalists))
+    return Found(best.network, best.predicted_ms, costs.pace_hz, result.history, finalists, raced)
+
+
+def is_searched(row: Row, out: Path) -> bool:
+    """Whether a row's search is finished; what it found is then in `architecture.json`."""
+    return (out / (ARCHITECTURE_FILE if row.macros is None else FINALISTS_FILE)).exists()

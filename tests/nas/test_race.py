@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+
+from latencykit.architecture import read_architecture
+from latencykit.errors import InputError, InterruptedRunError, UsageError
+from latencykit.primitives import ZERO
+from nas import race as module
+from nas.config import RaceConfig, TrainConfig
+from nas.macro_space import MacroSpace
+from nas.race import judge, race
+from tests.nas.test_search import stops_at
+
+SPACE = MacroSpace(
+    segmentation_stride=(8,), segmentation_widths=((2, 4, 8), (4, 4, 4)), output_stride=(1,), cell_nodes=(1, 2),
+    quality_stride=(8,), quality_widths=((4, 4),),
+)  # fmt: skip
+CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, draws=200, band=0.5)
+TRAINING = TrainConfig(batch_size=4, max_steps_per_epoch=1, precision="float32")
+TARGET_MS = 8.0
+
+
+def price(network):
+    """A millisecond for each edge that is there."""
+    return float(sum(primitive != ZERO for chosen in network.choices.values() for primitive in chosen))
+
+
+def asked(data, out, **changes):
+    arguments = {
+        "space": SPACE, "price": price, "target_ms": TARGET_MS, "config": CONFIG, "training": TRAINING,
+        "dataset": data, "seed": 0, "out": out,
+    }  # fmt: skip
+    return arguments | changes
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("race")
+    return race(**asked(data, out)), out
+
+
+def test_candidates_of_several_macro_configurations_lie_just_below_the_target(run):
+    found, out = run
+    first = found.rounds[0]
+    assert len(first) == CONFIG.candidates
+    assert all((1 - CONFIG.band) * TARGET_MS <= entry.predicted_ms <= TARGET_MS for entry in first)
+    assert all(entry.predicted_ms == price(entry.network) for entry in first)
+    assert len({entry.network.macro for entry in first}) > 1
+    written = [read_architecture(out / f"{index:03d}.json") for index in range(CONFIG.candidates)]
+    assert all(entry.network in written for entry in first)
+
+
+def test_the_better_ones_go_on_and_the_best_wins(run):
+    found, _ = run
+    assert [len(entries) for entries in found.rounds] == [4, 2]
+    assert [entries[0].epochs for entries in found.rounds] == [1, 2]
+    for entries in found.rounds:
+        assert [entry.score for entry in entries] == sorted((entry.score for entry in entries), reverse=True)
+    better = [entry.network for entry in found.rounds[0][:2]]
+    assert all(entry.network in better for entry in found.rounds[1])
+    assert found.winner == found.rounds[1][0].network
+    entry = found.rounds[1][0]
+    assert entry.score == pytest.approx(entry.dice - CONFIG.quality_weight * entry.mae)
+
+
+def test_a_race_that_was_stopped_goes_on_to_the_same_end(run, data, tmp_path):
+    expected, _ = run
+    trained = 0
+
+    def stops_in_the_third_training(title, total, done=0):
+        nonlocal trained
+        trained += title.startswith("train")
+        return stops_at(0 if trained == 3 else 1000)(title, total, done)
+
+    with pytest.raises(InterruptedRunError):
+        race(**asked(data, tmp_path, show=stops_in_the_third_training))
+    assert race(**asked(data, tmp_path)) == expected
+
+
+def test_a_finished_race_trains_nothing_again(run, data, monkeypatch):
+    expected, out = run
+    monkeypatch.setattr(module, "draw_architecture", None)
+    assert race(**asked(data, out, price=None, show=stops_at(0))) == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"target_ms": 9.0}, {"seed": 1}, {"config": replace(CONFIG, epochs=(1,))}], ids=["target", "seed", "c"]
+)
+def test_another_race_s_folder_is_refused(run, data, changes):
+    with pytest.raises(InputError, match="race of another question"):
+        race(**asked(data, run[1], **changes))
+
+
+def test_a_target_that_nothing_meets_is_refused(data, tmp_path):
+    with pytest.raises(UsageError, match=r"none of 200 networks of 4 macro configurations .* 0\.1 ms"):
+        race(**asked(data, tmp_path, target_ms=0.1))
+
+
+def test_a_finalist_is_judged_as_in_the_last_round(run, data, tmp_path):
+    best = run[0].rounds[-1][0]
+    assert judge(best.network, best.predicted_ms, CONFIG, TRAINING, data, 0, tmp_path) == best

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from latencykit.architecture import read_architecture
+from latencykit.edges import SearchCosts
+from latencykit.errors import InputError
+from latencykit.primitives import ZERO
+from latencykit.schema import read_json
+from latencykit.space import CELL_TYPES, cell_edges
+from nas import staged as module
+from nas.config import Row, RunConfig, SearchConfig
+from nas.race_figure import macro_label, race_figure
+from nas.staged import is_searched, search_row
+from tests.nas.test_race import CONFIG, SPACE, TARGET_MS, TRAINING, price
+
+SETTINGS = SearchConfig(epochs=2, warmup_epochs=1, batch_size=4, max_steps_per_epoch=1, target_ms=TARGET_MS)
+ROW = Row("raced", "search", macros=SPACE, search={"target_ms": TARGET_MS})
+RUN = RunConfig((ROW,), search=SETTINGS, train=TRAINING, race=CONFIG, threads=(1,))
+
+
+def prices(macro):
+    """Costs by which a network takes what `price` says."""
+    edges_ms = {c: np.zeros((len(cell_edges(c, macro.cell_nodes)), 5)) for c in CELL_TYPES}
+    for cell_type, array in edges_ms.items():
+        for row, edge in zip(array, cell_edges(cell_type, macro.cell_nodes), strict=True):
+            row[: len(edge.candidates)] = [float(name != ZERO) for name in edge.candidates]
+    return SearchCosts(0.0, edges_ms, "edge", 0.0, 30.0)
+
+
+@pytest.fixture(scope="module")
+def stages(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("staged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+        patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
+        yield search_row(RUN, ROW, SETTINGS, None, data, 0, out), out
+
+
+def test_the_outcome_is_the_finalist_with_the_best_score(stages):
+    found, out = stages
+    best = max(found.finalists.values(), key=lambda entry: entry.score)
+    assert found.finalists["raced"].network == found.race.winner
+    assert (found.architecture, found.latency_ms) == (best.network, best.predicted_ms)
+    assert read_architecture(out / "architecture.json") == best.network
+    assert found.pace_hz == 30.0
+    stored = read_json(out / "finalists.json", 10_000_000)
+    assert {name: entry["score"] for name, entry in stored.items()} == {
+        name: entry.score for name, entry in found.finalists.items()
+    }
+
+
+def test_the_cells_are_searched_in_the_winner_s_macro_configuration(stages):
+    found, _ = stages
+    assert len(found.history) == SETTINGS.epochs
+    assert {entry.network.macro for entry in found.finalists.values()} == {found.race.winner.macro}
+    assert all(entry.predicted_ms <= (1 + module.TOLERANCE) * TARGET_MS for entry in found.finalists.values())
+
+
+def test_stages_that_are_finished_are_done_once(stages, data, monkeypatch):
+    found, out = stages
+    assert is_searched(ROW, out)
+    monkeypatch.setattr("nas.race.draw_architecture", None)
+    again = search_row(RUN, ROW, SETTINGS, None, data, 0, out)
+    assert (again.architecture, again.finalists) == (found.architecture, found.finalists)
+
+
+def test_a_race_has_a_picture(stages):
+    found, out = stages
+    assert (out / "race.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = race_figure(found.race, found.finalists).axes
+    assert [text.get_text() for text in axes.texts] == [
+        macro_label(entry.network.macro) for entry in found.race.rounds[-1]
+    ]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[:2] == ["round 1: 4 networks, 1 epochs", "round 2: 2 networks, 2 epochs"]
+    assert labels[2:] == [f"finalist: {name}" for name in found.finalists]
+
+
+def test_stages_need_a_target(data, tmp_path):
+    with pytest.raises(InputError, match="needs a target: --target-ms"):
+        search_row(RUN, ROW, SearchConfig(), None, data, 0, tmp_path)
