@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from latencykit.architecture import read_architecture
+from latencykit.architecture import Network, read_architecture
 from latencykit.bench import VALIDATION_PROTOCOL
 from latencykit.calibrate import fit_table, fits, networks_to_lower, space_needs
-from latencykit.coverage import network_kernels
+from latencykit.coverage import lower_all, network_kernels
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost, fit_edges, held_out, lower_samples
 from latencykit.end_to_end import measure_models
@@ -33,7 +34,7 @@ from latencykit.selection import choose_networks
 from latencykit.space import Architecture
 from latencykit.sweep import build, plan_build
 from latencykit.table import Table, network_id
-from latencykit.table_file import load_table, table_checksum
+from latencykit.table_file import load_table, save_table, table_checksum
 from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
 
@@ -93,6 +94,28 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int], ow
         with progress("measure and fit the latency table", total) as advance:
             fit = partial(fit_table, samples=needs.samples, advance=advance)
             return build(path, plan, doctor(), advance=advance, fit=fit).table
+
+
+def with_kernels_of(table: Table, networks: Sequence[Network], threads: Sequence[int], path: Path) -> Table:
+    """The table with the kernels of these networks, measured here into a table at `path` that is begun as its copy.
+
+    A table of another machine is taken as it is: kernels that it lacks are interpolated where they can be.
+    """
+    table = load_table(path) if path.exists() else table
+    here = used_cpu(), {"onnxruntime": runtime_version()}
+    with suppress(NotComparableError):
+        table.require_same_machine(*here)
+        with progress("lower networks", len(networks)) as advance:
+            kernels = dict.fromkeys(kernel for counts in lower_all(networks, advance) for kernel in counts)
+        settings = [table.setting(count) for count in threads]
+        if not all(table.has(setting, kernel) for setting in settings for kernel in kernels):
+            with only_writer(path):
+                if not path.exists():
+                    save_table(table, path)
+                plan = plan_build(path, settings, [*kernels], (), ())
+                with progress("measure kernels of the macro configurations", plan.sample_sets()) as advance:
+                    table = build(path, plan, doctor(), advance=advance).table
+    return table
 
 
 def validate_table(table: Table, macro: Macro, threads: int, networks: int, out: Path) -> bool:

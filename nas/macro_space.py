@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
 
 from latencykit.errors import InputError
 from latencykit.macro import Macro
+from latencykit.sample import draw_architecture
+from latencykit.space import Architecture
 
+SAMPLE_SEED = 30_000
 Widths = tuple[tuple[int, ...], ...]
 
 
@@ -33,6 +39,17 @@ class MacroSpace:
         if not self.macros():
             raise InputError("macros: none of the combinations is a macro configuration of the image size.")
 
+    def draw(self, rng: np.random.Generator) -> Architecture:
+        """A network of one of them, from dense to sparse."""
+        macros = self.macros()
+        return draw_architecture(macros[rng.integers(len(macros))], rng, sparsity=rng.uniform())
+
+    def sample(self, count: int) -> list[Architecture]:
+        """Networks whose kernels a table must know to price the others by: the same ones always."""
+        rng = np.random.default_rng(SAMPLE_SEED)
+        return [self.draw(rng) for _ in range(count)]
+
+    @cache  # noqa: B019 - a handful of instances
     def macros(self) -> list[Macro]:
         """The combinations that are macro configurations, in order."""
         names = [field.name for field in fields(self)]

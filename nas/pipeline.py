@@ -23,6 +23,7 @@ from latencykit.lock import only_writer
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
+from latencykit.space import Architecture
 from latencykit.table import Table
 from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
@@ -33,7 +34,7 @@ from nas.export import export
 from nas.finished import check_finished
 from nas.flops import paper_flops
 from nas.gallery import CONFIG_FILE, make_gallery
-from nas.latency import ensure_table, measure_rows, validate_table
+from nas.latency import ensure_table, measure_rows, validate_table, with_kernels_of
 from nas.learning import ARCHITECTURE_FILE
 from nas.metrics import FrameScores
 from nas.provenance import commit
@@ -56,6 +57,9 @@ from nas.trained import Trained
 from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
 
 MEASURING_PROCESSES = 3
+PRICES = "prices.json"
+"""A run's copy of the latency table, with the kernels of the macro configurations that its rows choose among."""
+PRICING_NETWORKS = 120
 
 Say = Callable[[str], None]
 
@@ -106,6 +110,9 @@ def run(
         table = ensure_table(path, macros, config.threads, own=config.table is None)
         for doubt in table.doubts:
             say(f"  warning: {doubt}")
+        if raced := [row for row in config.rows if row.macros is not None]:
+            networks = [network for row in raced for network in priced_by(row)]
+            table = with_kernels_of(table, networks, config.threads, out / PRICES)
         threads = config.threads[-1]
         if not validate_table(table, macros[-1], threads, config.validation_networks, out):
             say("  the table is of another machine: searched with as it is, not validated here")
@@ -125,6 +132,11 @@ def priced_macros(row: Row) -> list[Macro]:
     if row.kind == "baseline":
         return []
     return [row.macro or Macro()] if row.macros is None else stride_macros(Macro(), STRIDES)
+
+
+def priced_by(row: Row) -> list[Architecture]:
+    """Networks of a row's macro configurations whose kernels price the others."""
+    return row.macros.sample(PRICING_NETWORKS) if row.macros is not None else []
 
 
 def _train_all(

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from latencykit.architecture import read_architecture, write_architecture
-from latencykit.errors import InputError, UsageError
+from latencykit.errors import InputError, MissingRowError, UsageError
 from latencykit.files import write_json
 from latencykit.lines import Show
 from latencykit.progress import progress
-from latencykit.sample import draw_architecture
 from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
 from nas.config import RaceConfig, TrainConfig
@@ -160,21 +159,24 @@ def _drawn(
     if path.exists():
         prices = decode(list[float], read_json(path, MAX_RACE_BYTES), str(path))
         return [(_searched(out / f"{index:03d}.json"), cost_ms) for index, cost_ms in enumerate(prices)]
-    macros, rng = space.macros(), numpy_generator(seed, Stream.RACE)
+    rng = numpy_generator(seed, Stream.RACE)
     found: list[tuple[Architecture, float]] = []
     with show(f"draw networks of {target_ms:g} ms", config.draws) as advance:
         for _ in range(config.draws):
-            network = draw_architecture(macros[rng.integers(len(macros))], rng, sparsity=rng.uniform())
-            cost_ms = price(network)
+            network = space.draw(rng)
             advance(note=f"{len(found)} found")
+            try:
+                cost_ms = price(network)
+            except MissingRowError:  # of a kind that the table hardly knows
+                continue
             if (1 - config.band) * target_ms <= cost_ms <= target_ms and network not in [one for one, _ in found]:
                 found.append((network, cost_ms))
                 if len(found) == config.candidates:
                     break
     if not found:
         raise UsageError(
-            f"none of {config.draws} networks of {len(macros)} macro configurations takes {(1 - config.band):.0%} to "
-            f"100 % of {target_ms:g} ms by the table; choose another target or other `macros`."
+            f"none of {config.draws} networks of {len(space.macros())} macro configurations takes "
+            f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other `macros`."
         )
     for index, (network, _) in enumerate(found):
         write_architecture(out / f"{index:03d}.json", network)
