@@ -29,7 +29,7 @@ from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_to_json
 NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
 """Whole networks: single calls, so that percentiles are a caller's, and enough of them for a 99th percentile."""
 
-VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=30, processes=4)
+VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=15, processes=4, rounds=5)
 """Networks that a table is put to the test with; an even number of processes, whose halves give the repeatability."""
 
 PACED_VALIDATION_SAMPLES = 10

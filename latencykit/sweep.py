@@ -28,12 +28,12 @@ from latencykit.schema import to_json
 from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
 from latencykit.table_file import load_table, save_table, table_checksum
 
-ROW_PROTOCOL = Protocol(samples=15, block_us=1000, warmup_ms=4, processes=3)
+ROW_PROTOCOL = Protocol(samples=15, block_us=1000, warmup_ms=4, processes=3, rounds=5)
 SECONDS_A_SAMPLE_SET = 0.035
 """Rough time of one row in one process, for the estimate before a build; the progress bar corrects it."""
 
 SECONDS_A_PACED_SET = 0.4
-CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=20, processes=5)
+CALIBRATION_PROTOCOL = Protocol(samples=10, block_us=0, warmup_ms=15, processes=5, rounds=5)
 PACED_PROTOCOL = Protocol(samples=7, block_us=0, warmup_ms=20, processes=5)
 """What a short call costs after a pause differs by a tenth between processes, and now and then by a third."""
 NETWORK_PROTOCOLS = (CALIBRATION_PROTOCOL, PACED_PROTOCOL)
@@ -232,7 +232,7 @@ def _measure_setting(
         for key in keys
     ]  # fmt: skip
     timings = [
-        NetworkTiming(setting, pace, name, measured[timing_id(name, pace)].process_medians_us)
+        NetworkTiming(setting, pace, name, measured[timing_id(name, pace)].process_deciles_us)
         for wanted, pace, name in plan.untimed
         if wanted == setting
     ]

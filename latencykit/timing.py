@@ -13,6 +13,7 @@ from latencykit.measurement import Protocol
 
 WARMUP_CALLS = 3
 MAX_REPEATS = 1_000_000
+WARM_AGAIN_NS = 300_000
 PLANTING_NS = 500
 """What planting a slowdown costs any call: several looks at the clock."""
 
@@ -31,10 +32,35 @@ def sample_us(
     Returns:
         Microseconds a call, one figure a sample: the mean over a block, or single calls where the protocol says so.
     """
-    repeats = _warm_up(call, protocol, clock)
-    if protocol.pace_hz is not None:
-        return _paced(call, protocol.samples, 1e9 / protocol.pace_hz, clock, sleep)
-    return tuple(_block_ns(call, repeats, clock) / repeats / 1000 for _ in range(protocol.samples))
+    return Sampler(call, protocol, clock, sleep).take(protocol.samples)
+
+
+class Sampler:
+    """A call that is warm, timed when asked; other calls may come between."""
+
+    def __init__(
+        self,
+        call: Callable[[], object],
+        protocol: Protocol,
+        clock: Clock = time.perf_counter_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._call, self._protocol, self._clock, self._sleep = call, protocol, clock, sleep
+        self._repeats = _warm_up(call, protocol, clock)
+
+    def take(self, samples: int) -> tuple[float, ...]:
+        """Microseconds a call, so many figures."""
+        if self._protocol.pace_hz is not None:
+            return _paced(self._call, samples, 1e9 / self._protocol.pace_hz, self._clock, self._sleep)
+        return tuple(_block_ns(self._call, self._repeats, self._clock) / self._repeats / 1000 for _ in range(samples))
+
+    def warm_again(self) -> None:
+        """Call it as it was left by other calls, untimed: once, or for a fraction of a millisecond."""
+        begin = self._clock()
+        while True:
+            self._call()
+            if self._clock() - begin >= WARM_AGAIN_NS:
+                return
 
 
 def slowed(call: Callable[[], object], percent: float, clock: Clock = time.perf_counter_ns) -> Callable[[], None]:

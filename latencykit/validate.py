@@ -97,7 +97,7 @@ def validate(
 
     def medians_us(name: str) -> Floats:
         found = tuple(best[name, process].samples_us for process in range(protocol.processes))
-        return np.array(Measurement(found).process_medians_us)
+        return np.array(Measurement(found).process_deciles_us)
 
     as_measured = [
         predicted[name].against(f"{index:03d}", one.chosen_from, medians_us(name).tolist())

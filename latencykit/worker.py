@@ -1,17 +1,19 @@
 """The measuring process: `python -m latencykit.worker`, a job on standard input, a JSON line per result.
 
-It imports numpy and onnxruntime and nothing else of weight (tested), measures one session at a time, and ends. A
-sentinel is timed before the first item, after the last and every quarter second between, so that each figure comes with
-the machine's state on either side of it. Lines:
+It imports numpy and onnxruntime and nothing else of weight (tested), calls one session at a time, and ends. A sentinel
+is timed before the first item, after the last and every quarter second between, so that each figure comes with the
+machine's state around it. Lines:
 
     {"ready": {"runtime": "1.32.0", "modules": ["numpy", ...]}}
     {"id": "...", "samples_us": [...], "affinity": ["0", "1"], "memory_bytes": 1048576, "timed_s": 0.03,
-     "sentinel_us": [67.2, 67.5]}
+     "sentinel_us": [67.5]}
     {"id": "...", "error": "onnxruntime refuses ...", "exit_code": 6}
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import statistics
 import sys
@@ -23,7 +25,7 @@ from typing import Any
 from latencykit.errors import LatencyKitError
 from latencykit.measurement import Protocol
 from latencykit.runtime import Session, Setting, runtime_version
-from latencykit.timing import sample_us, slowed
+from latencykit.timing import Sampler, slowed
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Item:
 
 SENTINEL_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=2, processes=1)
 SENTINEL_EVERY_S = 0.25
+TOGETHER = 16
+"""Items whose sessions are open at a time, so that they can be timed in rounds: about a second's worth."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +80,63 @@ def job_from_json(text: str) -> Job:
     return Job(setting, protocol, tuple(data["cpus"]), items, Item(**data["sentinel"]), data["seed"])
 
 
-def run_item(item: Item, job: Job) -> dict[str, Any]:
-    """Time one model in this process."""
-    setting = Setting(**{**asdict(job.setting), "optimisation": "none"}) if item.as_is else job.setting
-    before_bytes = _reset_peak_memory()
-    with Session(Path(item.path), setting, job.cpus) as session:
-        call = session.bound(session.random_inputs(job.seed))
-        if item.slowdown_pct is not None:
-            call = slowed(call, item.slowdown_pct)
-        begin_s = time.perf_counter()
-        samples = sample_us(call, job.protocol)
-        timed_s = time.perf_counter() - begin_s
+class Timing:
+    """An item while it is timed; its session is open until `close`."""
+
+    def __init__(self, item: Item, job: Job) -> None:
+        setting = Setting(**{**asdict(job.setting), "optimisation": "none"}) if item.as_is else job.setting
+        before_bytes = _reset_peak_memory()
+        self._session = Session(Path(item.path), setting, job.cpus)
+        try:
+            call = self._session.bound(self._session.random_inputs(job.seed))
+            if item.slowdown_pct is not None:
+                call = slowed(call, item.slowdown_pct)
+            begin_s = time.perf_counter()
+            self._sampler = Sampler(call, job.protocol)
+        except BaseException:
+            self.close()
+            raise
+        self.timed_s = time.perf_counter() - begin_s
+        self.samples_us: list[float] = []
+        self.states_us: list[float] = []  # the worse sentinel around each round
         peak = _status_bytes("VmHWM")
         memory = None if peak is None or before_bytes is None else max(0, peak - before_bytes)
-        return {
-            "id": item.id,
-            "samples_us": samples,
-            "affinity": session.affinity,
-            "memory_bytes": memory,
-            "timed_s": timed_s,
-        }
+        self._facts = {"id": item.id, "affinity": self._session.affinity, "memory_bytes": memory}
+        self._parts = [len(part) for part in _parts(job)]
+
+    def take(self) -> None:
+        """The next round's samples."""
+        begin_s = time.perf_counter()
+        if self.samples_us:
+            self._sampler.warm_again()
+        self.samples_us += self._sampler.take(self._parts.pop(0))
+        self.timed_s += time.perf_counter() - begin_s
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.__exit__(None, None, None)
+
+    def result(self) -> dict[str, Any]:
+        """The line to print but for the sentinel."""
+        return {**self._facts, "samples_us": self.samples_us, "timed_s": self.timed_s}
+
+
+def _parts(job: Job) -> list[range]:
+    """The samples of each round: alike in number, none empty."""
+    samples, rounds = job.protocol.samples, job.protocol.rounds if job.setting.threads == 1 else 1
+    rounds = min(rounds, samples)
+    return [range(*pair) for pair in itertools.pairwise(samples * part // rounds for part in range(rounds + 1))]
+
+
+def run_item(item: Item, job: Job) -> dict[str, Any]:
+    """Time one model in this process, its rounds on end."""
+    timing = Timing(item, job)
+    try:
+        for _ in _parts(job):
+            timing.take()
+    finally:
+        timing.close()
+    return timing.result()
 
 
 def _reset_peak_memory() -> int | None:
@@ -120,18 +161,54 @@ def main() -> None:
     job = job_from_json(sys.stdin.readline())
     modules = sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
     _print({"ready": {"runtime": runtime_version(), "modules": modules}})
-    item, waiting = job.sentinel, []
+    item = job.sentinel
     try:
-        before_us, probed_s = _sentinel_us(job), time.monotonic()
-        for index, item in enumerate(job.items, start=1):
-            waiting.append(run_item(item, job))
-            if index == len(job.items) or time.monotonic() - probed_s > SENTINEL_EVERY_S:
-                after_us, probed_s = _sentinel_us(job), time.monotonic()
-                for found in waiting:
-                    _print({**found, "sentinel_us": [before_us, after_us]})
-                before_us, waiting = after_us, []
+        around, parts = _Around(job), _parts(job)
+        together = TOGETHER if len(parts) > 1 else 1
+        for start in range(0, len(job.items), together):
+            with contextlib.ExitStack() as sessions:
+                timings: list[Timing] = []
+                for item in job.items[start : start + together]:
+                    timings.append(Timing(item, job))
+                    sessions.callback(timings[-1].close)
+                    timings[-1].take()
+                    around.timed(timings[-1])
+                for _ in parts[1:]:
+                    for timing in timings:
+                        timing.take()
+                        around.timed(timing)
+        around.end()
     except LatencyKitError as error:
         _print({"id": item.id, "error": str(error), "exit_code": error.exit_code})
+
+
+class _Around:
+    """The sentinel before the first item, after the last and every quarter second between; prints what is done."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._rounds = job, len(_parts(job))
+        self._before_us, self._probed_s = _sentinel_us(job), time.monotonic()
+        self._waiting: list[Timing] = []
+
+    def timed(self, timing: Timing) -> None:
+        """A round of an item is done."""
+        self._waiting.append(timing)
+        if time.monotonic() - self._probed_s > SENTINEL_EVERY_S:
+            self.end()
+
+    def end(self) -> None:
+        """Time the sentinel, and print the items whose rounds are all over.
+
+        An item's state is the median over its rounds: the first decile of its samples is of the better ones.
+        """
+        if not self._waiting:
+            return
+        after_us, self._probed_s = _sentinel_us(self._job), time.monotonic()
+        for timing in self._waiting:
+            timing.states_us.append(max(self._before_us, after_us))
+            if len(timing.states_us) == self._rounds:
+                _print({**timing.result(), "sentinel_us": [statistics.median_low(timing.states_us)]})
+        self._before_us, self._waiting = after_us, []
 
 
 def _sentinel_us(job: Job) -> float:

@@ -152,3 +152,11 @@ def test_the_median_does_not_depend_on_the_order_of_samples_or_processes(measure
     shuffled = [tuple(random.sample(samples, len(samples))) for samples in measured.samples_us]
     random.shuffle(shuffled)
     assert Measurement(tuple(shuffled)).median_us == measured.median_us
+
+
+def test_the_first_decile_of_a_process_hardly_sees_its_neighbours():
+    rng = np.random.default_rng(0)
+    calls = 100 + np.where(rng.random((5, 20)) < 0.4, 40, rng.uniform(0, 2, (5, 20)))  # two in five are disturbed
+    found = Measurement(tuple(map(tuple, calls.tolist()))).process_deciles_us
+    assert len(found) == 5
+    assert max(found) < 102

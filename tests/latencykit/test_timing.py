@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latencykit.measurement import Protocol
-from latencykit.timing import MAX_REPEATS, PLANTING_NS, WARMUP_CALLS, sample_us, slowed
+from latencykit.timing import MAX_REPEATS, PLANTING_NS, WARM_AGAIN_NS, WARMUP_CALLS, Sampler, sample_us, slowed
 
 
 class Machine:
@@ -192,3 +192,13 @@ def test_a_slowed_call_waits_by_what_each_call_took():
     machine.cost_ns = lambda index: 1000 * (index + 1) ** 2
     expected = [1.5 * (1000 * n**2 + PLANTING_NS) for n in (1, 2, 3, 4)]
     assert took_ns(machine, 50.0, 4, step_ns=1) == pytest.approx(expected, abs=5)
+
+
+def test_a_call_is_warmed_again_for_a_fraction_of_a_millisecond_or_once():
+    for call_ns, calls in ((WARM_AGAIN_NS // 4, 4), (10 * WARM_AGAIN_NS, 1)):
+        machine = Machine(call_ns=call_ns)
+        sampler = Sampler(machine.call, Protocol(samples=4, block_us=0, warmup_ms=0), machine.clock, machine.sleep)
+        assert len(sampler.take(2)) == 2
+        sampler.warm_again()
+        assert len(machine.calls) == WARMUP_CALLS + 2 + calls
+        assert sampler.take(2) == (call_ns / 1000,) * 2

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from latencykit.kernels import kernel_model
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_version
 from latencykit.topology import check_threads
-from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_from_json, job_to_json, main, run_item
+from latencykit.worker import Item, Job, job_from_json, job_to_json, main, run_item
 from tests.latencykit.made_up import QUICK
 
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "click", "rich", "onnx", "cpuinfo"}
@@ -78,8 +79,28 @@ def test_a_real_process_times_its_items_between_sentinels(model: str, sentinel: 
     for line in (first, second):
         assert len(line["samples_us"]) == QUICK.samples
         assert min(*line["samples_us"], *line["sentinel_us"]) > 0
-        assert len(line["sentinel_us"]) == 2
+        assert len(line["sentinel_us"]) == 1
         assert line["timed_s"] > 0
+
+
+@pytest.mark.real_clock
+def test_a_real_process_times_its_items_in_rounds(model: str, sentinel: Item):
+    protocol = dataclasses.replace(QUICK, samples=5, rounds=2)
+    _, *lines = answers(job_of(Item("first", model), Item("second", model), protocol=protocol, sentinel=sentinel))
+    assert {line["id"] for line in lines} == {"first", "second"}
+    assert [len(line["samples_us"]) for line in lines] == [5, 5]
+
+
+def test_samples_are_parted_evenly_and_at_more_threads_not_at_all():
+    def lengths(samples: int, rounds: int, threads: int = 1) -> list[int]:
+        protocol = dataclasses.replace(QUICK, samples=samples, rounds=rounds)
+        job = dataclasses.replace(job_of(protocol=protocol), setting=Setting(threads))
+        return [len(part) for part in module._parts(job)]
+
+    assert lengths(10, 5) == [2, 2, 2, 2, 2]
+    assert lengths(7, 3) == [2, 2, 3]
+    assert lengths(2, 5) == [1, 1]
+    assert lengths(10, 5, threads=2) == [10]
 
 
 @pytest.mark.real_clock
@@ -102,35 +123,50 @@ def test_a_sentinel_that_cannot_run_is_told_by_its_own_name():
 
 
 class Process:
-    """`main` on a clock that only timing moves: each item takes its `seconds`, the sentinel none."""
+    """`main` on a clock that only timing moves: each round of an item takes its `seconds`, the sentinel none."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.now_s, self.order, self.sentinels = 100.0, list[str](), iter(range(50, 99))
+        self.now_s, self.order, self.open, self.sentinels = 100.0, list[str](), 0, iter(range(50, 99))
         self.failing = ""
         self._patch, self._capsys = monkeypatch, capsys
-        monkeypatch.setattr(module, "run_item", self.run_item)
+        monkeypatch.setattr(module, "_sentinel_us", self.sentinel_us)
+        monkeypatch.setattr(module, "Timing", partial(FakeTiming, self))
         monkeypatch.setattr(module, "time", self)
 
     def monotonic(self) -> float:
         return self.now_s
 
-    def run_item(self, item: Item, job: Job) -> dict[str, Any]:
-        self.order.append(item.id)
-        if item.id == self.failing:
-            raise UnfitError("threads were to be pinned")
-        if item.id == SENTINEL_ID:
-            assert job.protocol == SENTINEL_PROTOCOL
-            figure = float(next(self.sentinels))
-            return {"id": item.id, "samples_us": (figure, figure, 1e6)}  # a median, not a mean
-        assert job.protocol == QUICK
-        self.now_s += float(item.path)
-        return {"id": item.id, "samples_us": (1.0, 2.0), "affinity": ("0",), "memory_bytes": 7, "timed_s": 0.5}
+    def sentinel_us(self, job: Job) -> float:
+        self.order.append(SENTINEL_ID)
+        return float(next(self.sentinels))
 
-    def run(self, *seconds: float) -> list[dict[str, Any]]:
+    def run(self, *seconds: float, rounds: int = 1) -> list[dict[str, Any]]:
         items = [Item(f"item{index}", str(s)) for index, s in enumerate(seconds)]
-        self._patch.setattr(sys, "stdin", io.StringIO(job_to_json(job_of(*items)) + "\n"))
+        job = job_of(*items, protocol=dataclasses.replace(QUICK, rounds=rounds, samples=4))
+        self._patch.setattr(sys, "stdin", io.StringIO(job_to_json(job) + "\n"))
         main()
+        assert self.open == 0
         return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()][1:]
+
+
+class FakeTiming:
+    """A `Timing` of that process."""
+
+    def __init__(self, process: Process, item: Item, job: Job) -> None:
+        process.open += 1
+        self._process, self._item, self.states_us = process, item, list[float]()
+
+    def take(self) -> None:
+        self._process.order.append(self._item.id)
+        if self._item.id == self._process.failing:
+            raise UnfitError("threads were to be pinned")
+        self._process.now_s += float(self._item.path)
+
+    def close(self) -> None:
+        self._process.open -= 1
+
+    def result(self) -> dict[str, Any]:
+        return {"id": self._item.id, "samples_us": (1.0, 2.0)}
 
 
 @pytest.fixture
@@ -146,16 +182,28 @@ def test_the_sentinel_is_timed_before_after_and_every_quarter_second(process: Pr
         *(SENTINEL_ID, "item5", SENTINEL_ID),
     ]
     assert [line["id"] for line in lines] == [f"item{index}" for index in range(6)]
-    assert [line["sentinel_us"] for line in lines] == [[50, 51]] * 3 + [[51, 52]] * 2 + [[52, 53]]
+    assert [line["sentinel_us"] for line in lines] == [[51]] * 3 + [[52]] * 2 + [[53]]
+
+
+def test_rounds_go_over_the_items_and_their_state_is_that_of_the_better_half(process: Process):
+    lines = process.run(0.1, 0.1, 0.1, rounds=4)
+    items = [name for name in process.order if name != SENTINEL_ID]
+    assert items == ["item0", "item1", "item2"] * 4
+    assert [line["id"] for line in lines] == ["item0", "item1", "item2"]
+    assert [line["sentinel_us"] for line in lines] == [[52.0]] * 3  # of 51, 52, 53 and 54
+
+
+def test_a_few_sessions_are_open_at_a_time(process: Process, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "TOGETHER", 2)
+    process.run(0.01, 0.01, 0.01, rounds=2)
+    items = [name for name in process.order if name != SENTINEL_ID]
+    assert items == ["item0", "item1", "item0", "item1", "item2", "item2"]
 
 
 def test_a_single_item_has_a_sentinel_on_either_side(process: Process):
     (line,) = process.run(3.0)
     assert process.order == [SENTINEL_ID, "item0", SENTINEL_ID]
-    assert line == {
-        "id": "item0", "samples_us": [1.0, 2.0], "affinity": ["0"], "memory_bytes": 7, "timed_s": 0.5,
-        "sentinel_us": [50.0, 51.0],
-    }  # fmt: skip
+    assert line == {"id": "item0", "samples_us": [1.0, 2.0], "sentinel_us": [51.0]}
 
 
 def test_no_items_need_one_look_at_the_sentinel(process: Process):
