@@ -6,6 +6,7 @@ import pytest
 
 from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
+from latencykit.coverage import network_kernels
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
 from latencykit.errors import MissingRowError, NotComparableError, UnfitError
@@ -14,7 +15,14 @@ from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.table_file import load_table, save_table, table_checksum
 from nas import latency
-from nas.latency import ensure_table, measure_rows, network_ms, search_costs, validate_table
+from nas.latency import (
+    ensure_table,
+    measure_rows,
+    network_ms,
+    search_costs,
+    validate_table,
+    with_kernels_of,
+)
 from tests.nas.tiny_run import MACRO, short_protocols
 
 NETWORK = sample_architectures(MACRO, 1, 3)[0]
@@ -222,3 +230,21 @@ def test_what_was_timed_is_not_timed_again_until_a_model_is_added(tmp_path, monk
     assert sorted(one.median_us for one in found.values()) == [1.0, 2.0]
     measure_rows(models, Setting(2), None, 3, tmp_path / "latencies.json")
     assert asked == [1, 2, 2]
+
+
+def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_path):
+    before, table = table_file.read_bytes(), load_table(table_file)
+    other = Baseline(width=3, depth=2, stride=8)
+    with short_protocols():
+        priced = with_kernels_of(table, [NETWORK, other], [1], tmp_path / "prices.json")
+    assert set(network_kernels(other)) <= {row.key for row in priced.rows}
+    assert load_table(tmp_path / "prices.json") == priced
+    assert table_file.read_bytes() == before
+    assert with_kernels_of(table, [other], [1], tmp_path / "prices.json") == priced  # nothing is measured again
+
+
+def test_a_table_of_another_machine_is_priced_with_as_it_is(table_file, tmp_path):
+    table = load_table(table_file)
+    foreign = replace(table, cpu=replace(table.cpu, model="Another CPU"))
+    assert with_kernels_of(foreign, [NETWORK], [1], tmp_path / "prices.json") == foreign
+    assert not (tmp_path / "prices.json").exists()

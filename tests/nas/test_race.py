@@ -5,7 +5,6 @@ import pytest
 from latencykit.architecture import read_architecture
 from latencykit.errors import InputError, InterruptedRunError, UsageError
 from latencykit.primitives import ZERO
-from nas import race as module
 from nas.config import RaceConfig, TrainConfig
 from nas.macro_space import MacroSpace
 from nas.race import judge, race
@@ -79,7 +78,7 @@ def test_a_race_that_was_stopped_goes_on_to_the_same_end(run, data, tmp_path):
 
 def test_a_finished_race_trains_nothing_again(run, data, monkeypatch):
     expected, out = run
-    monkeypatch.setattr(module, "draw_architecture", None)
+    monkeypatch.setattr("nas.macro_space.draw_architecture", None)
     assert race(**asked(data, out, price=None, show=stops_at(0))) == expected
 
 

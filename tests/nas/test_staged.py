@@ -59,7 +59,7 @@ def test_the_cells_are_searched_in_the_winner_s_macro_configuration(stages):
 def test_stages_that_are_finished_are_done_once(stages, data, monkeypatch):
     found, out = stages
     assert is_searched(ROW, out)
-    monkeypatch.setattr("nas.race.draw_architecture", None)
+    monkeypatch.setattr("nas.macro_space.draw_architecture", None)
     again = search_row(RUN, ROW, SETTINGS, None, data, 0, out)
     assert (again.architecture, again.finalists) == (found.architecture, found.finalists)
 
