@@ -30,7 +30,6 @@ from nas.search import search
 MODES = {
     "all paths, float32": {"paths": "all", "precision": "float32"},
     "sampled, float32": {"paths": "sampled", "precision": "float32"},
-    "sampled, bfloat16": {"paths": "sampled", "precision": "bfloat16"},
 }
 REFERENCE = "all paths, float32"
 STEPS, BATCH = 4, 4

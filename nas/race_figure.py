@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from latencykit.macro import Macro
-from nas.figures import DPI, INK, MUTED, SERIES_COLORS, tidy
+from nas.figures import DPI, INK, SERIES_COLORS, tidy
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from nas.race import Entry, Race
@@ -31,20 +30,16 @@ def race_figure(race: Race, finalists: Mapping[str, Entry]) -> Figure:
         axes.scatter(latencies, scores, s=14 + 30 * share, color=SERIES_COLORS[0], alpha=share, label=label, lw=0)
     for (name, entry), color in zip(finalists.items(), SERIES_COLORS[1:], strict=False):
         axes.scatter(entry.predicted_ms, entry.score, s=110, marker="*", color=color, label=f"finalist: {name}")
-    for entry in race.rounds[-1][:NAMED]:
-        _name(axes, entry)
+    for rank, entry in enumerate(race.rounds[-1][:NAMED], start=1):
+        place = (entry.predicted_ms, entry.score)
+        axes.annotate(str(rank), place, xytext=(5, -11), textcoords="offset points", fontsize=8, color=INK)
+        axes.plot([], [], ls="", marker=f"${rank}$", ms=6, color=INK, label=macro_label(entry.network.macro))
     tidy(axes)
     axes.set_xlabel("latency by the table, ms", fontsize=9, color=INK)
     axes.set_ylabel("Dice less the weighted error of the predicted Dice", fontsize=9, color=INK)
     axes.set_title("race of macro configurations, selection patients", fontsize=10, loc="left", color=INK)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
-
-
-def _name(axes: Axes, entry: Entry) -> None:
-    place = (entry.predicted_ms, entry.score)
-    text = macro_label(entry.network.macro)
-    axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=7, color=MUTED)
 
 
 def macro_label(macro: Macro) -> str:

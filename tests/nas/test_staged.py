@@ -68,12 +68,13 @@ def test_a_race_has_a_picture(stages):
     found, out = stages
     assert (out / "race.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = race_figure(found.race, found.finalists).axes
-    assert [text.get_text() for text in axes.texts] == [
-        macro_label(entry.network.macro) for entry in found.race.rounds[-1]
-    ]
+    last = found.race.rounds[-1]
+    assert [text.get_text() for text in axes.texts] == [str(rank + 1) for rank in range(len(last))]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[:2] == ["round 1: 4 networks, 1 epochs", "round 2: 2 networks, 2 epochs"]
-    assert labels[2:] == [f"finalist: {name}" for name in found.finalists]
+    assert labels[2:] == [
+        *(f"finalist: {name}" for name in found.finalists), *(macro_label(entry.network.macro) for entry in last)
+    ]  # fmt: skip
 
 
 def test_stages_need_a_target(data, tmp_path):
