@@ -14,6 +14,7 @@ from latencykit.measurement import Protocol
 WARMUP_CALLS = 3
 MAX_REPEATS = 1_000_000
 WARM_AGAIN_NS = 300_000
+"""How long a call is made before its next round, since other calls have used the caches meanwhile."""
 PLANTING_NS = 500
 """What planting a slowdown costs any call: several looks at the clock."""
 
@@ -21,22 +22,8 @@ Clock = Callable[[], int]
 """Nanoseconds, monotonic."""
 
 
-def sample_us(
-    call: Callable[[], object],
-    protocol: Protocol,
-    clock: Clock = time.perf_counter_ns,
-    sleep: Callable[[float], None] = time.sleep,
-) -> tuple[float, ...]:
-    """Time a call under a protocol, in this process.
-
-    Returns:
-        Microseconds a call, one figure a sample: the mean over a block, or single calls where the protocol says so.
-    """
-    return Sampler(call, protocol, clock, sleep).take(protocol.samples)
-
-
 class Sampler:
-    """A call that is warm, timed when asked; other calls may come between."""
+    """A call that is warm, timed under a protocol when asked; other calls may come between."""
 
     def __init__(
         self,
@@ -49,7 +36,7 @@ class Sampler:
         self._repeats = _warm_up(call, protocol, clock)
 
     def take(self, samples: int) -> tuple[float, ...]:
-        """Microseconds a call, so many figures."""
+        """Microseconds a call, so many figures: means over blocks, or single calls where the protocol says so."""
         if self._protocol.pace_hz is not None:
             return _paced(self._call, samples, 1e9 / self._protocol.pace_hz, self._clock, self._sleep)
         return tuple(_block_ns(self._call, self._repeats, self._clock) / self._repeats / 1000 for _ in range(samples))

@@ -95,19 +95,19 @@ def validate(
         samples = [sample for sample in log.samples(setting) if sample.id in models]
     best, limit_us = steadiest(samples), steady_limit_us(samples, table.reference_us(setting))
 
-    def medians_us(name: str) -> Floats:
+    def figures_us(name: str) -> Floats:
         found = tuple(best[name, process].samples_us for process in range(protocol.processes))
         return np.array(Measurement(found).process_deciles_us)
 
     as_measured = [
-        predicted[name].against(f"{index:03d}", one.chosen_from, medians_us(name).tolist())
+        predicted[name].against(f"{index:03d}", one.chosen_from, figures_us(name).tolist())
         for index, (one, name) in enumerate((one, network_id(one.network)) for one in chosen)
     ]
     unsteady = sum(sample.state_us > limit_us for sample in best.values())
     found = replace(summarise(setting, pace_hz, as_measured), unsteady=unsteady)
     if not anchors:
         return found
-    now_us = np.array([float(np.median(medians_us(timing.network))) for timing in anchors])
+    now_us = np.array([float(np.median(figures_us(timing.network))) for timing in anchors])
     slowdown = _Slowdown(now_us, now_us / [timing.median_us for timing in anchors])
     at_build_speed = summarise(setting, pace_hz, [slowdown.undone(network) for network in as_measured])
     return replace(found, slowdown_pct=slowdown.percent, at_build_speed=at_build_speed)

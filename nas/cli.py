@@ -80,8 +80,7 @@ def search_command(
     from nas.data import load
     from nas.distributed import first_alone, is_first, joined
     from nas.figures import history_figure, read_history, save_figure
-    from nas.latency import ensure_table, with_kernels_of
-    from nas.pipeline import PRICES, priced_by, priced_macros
+    from nas.pipeline import run_table
     from nas.staged import RACE_PICTURE, search_row
 
     run = _load(config, table_path)
@@ -92,10 +91,7 @@ def search_command(
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
     click.get_current_context().with_resource(joined(settings.device))
-    path, macros = run.table_path(out), priced_macros(rows[0])
-    table = first_alone(lambda: ensure_table(path, macros, run.threads, own=run.table is None))
-    if networks := priced_by(rows[0]):
-        table = first_alone(lambda: with_kernels_of(table, networks, run.threads, out / PRICES))
+    table = first_alone(lambda: run_table(run, rows[:1], out))
     found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
     if not is_first():
         return

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TypeVar
 
-from latencykit.errors import InterruptedRunError, LatencyKitError, UsageError
+from latencykit.errors import LatencyKitError, UsageError
 
 T = TypeVar("T")
 NEW_RAY = "local"
@@ -61,8 +61,7 @@ def _on_ray(tasks: Sequence[T], do: Callable[[T], str], cluster: str, cpus: int)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"--cluster {cluster}: no Ray answers there ({error}); start one: ray start --head") from error
     try:
-        # Two of one task at a time cannot be: the second one finds its files locked, and waits its turn.
-        remote = ray.remote(num_cpus=cpus, max_retries=HANDED_OUT, retry_exceptions=[InterruptedRunError])(do)
+        remote = ray.remote(num_cpus=cpus, max_retries=HANDED_OUT)(do)
         pending = [remote.remote(task) for task in tasks]
         while pending:
             done, pending = ray.wait(pending)

@@ -55,5 +55,5 @@ def _of_network(config: RunConfig, row: Row, folder: SeedFolder) -> list[str]:
     where = str(folder.search)
     searched_as = decode(SearchConfig, saved.state["config"], where)
     macro = decode(Macro, saved.state["macro"], where)
-    known = row.macros.macros() if row.macros else [row.macro or Macro()]
+    known = row.macros.macros if row.macros else (row.macro or Macro(),)
     return ["search"] * (searched_as != config.search_of(row)) + ["macro"] * (macro not in known)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ from latencykit.coverage import lower_all, network_kernels
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost, fit_edges, held_out, lower_samples
 from latencykit.end_to_end import measure_models
-from latencykit.errors import MissingRowError, NotComparableError
+from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
 from latencykit.instructions import used_cpu
@@ -100,22 +99,30 @@ def with_kernels_of(table: Table, networks: Sequence[Network], threads: Sequence
     """The table with the kernels of these networks, measured here into a table at `path` that is begun as its copy.
 
     A table of another machine is taken as it is: kernels that it lacks are interpolated where they can be.
+
+    Raises:
+        InputError: the table at `path` was begun from another one.
+        InterruptedRunError: another process is measuring it.
     """
-    table = load_table(path) if path.exists() else table
-    here = used_cpu(), {"onnxruntime": runtime_version()}
-    with suppress(NotComparableError):
-        table.require_same_machine(*here)
-        with progress("lower networks", len(networks)) as advance:
-            kernels = dict.fromkeys(kernel for counts in lower_all(networks, advance) for kernel in counts)
-        settings = [table.setting(count) for count in threads]
-        if not all(table.has(setting, kernel) for setting in settings for kernel in kernels):
-            with only_writer(path):
-                if not path.exists():
-                    save_table(table, path)
-                plan = plan_build(path, settings, [*kernels], (), ())
-                with progress("measure kernels of the macro configurations", plan.sample_sets()) as advance:
-                    table = build(path, plan, doctor(), advance=advance).table
-    return table
+    try:
+        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+    except NotComparableError:
+        return table
+    if path.exists():
+        begun, table = table_checksum(table), load_table(path)
+        if begun not in (table_checksum(table), *table.parents):
+            raise InputError(f"{path} was begun from another table; delete it, or choose another folder.")
+    with progress("lower networks", len(networks)) as advance:
+        kernels = dict.fromkeys(kernel for counts in lower_all(networks, advance) for kernel in counts)
+    settings = [table.setting(count) for count in threads]
+    if all(table.has(setting, kernel) for setting in settings for kernel in kernels):
+        return table
+    with only_writer(path):
+        if not path.exists():
+            save_table(table, path)
+        plan = plan_build(path, settings, kernels)
+        with progress("measure kernels of the macro configurations", plan.sample_sets()) as advance:
+            return build(path, plan, doctor(), advance=advance).table
 
 
 def validate_table(table: Table, macro: Macro, threads: int, networks: int, out: Path) -> bool:

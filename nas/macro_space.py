@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cached_property
 
 import numpy as np
 
@@ -36,25 +36,24 @@ class MacroSpace:
         for field in fields(self):
             if not getattr(self, field.name):
                 raise InputError(f"macros: {field.name} is empty; expected at least one.")
-        if not self.macros():
+        if not self.macros:
             raise InputError("macros: none of the combinations is a macro configuration of the image size.")
 
     def draw(self, rng: np.random.Generator) -> Architecture:
         """A network of one of them, from dense to sparse."""
-        macros = self.macros()
-        return draw_architecture(macros[rng.integers(len(macros))], rng, sparsity=rng.uniform())
+        return draw_architecture(self.macros[rng.integers(len(self.macros))], rng, sparsity=rng.uniform())
 
     def sample(self, count: int) -> list[Architecture]:
         """Networks whose kernels a table must know to price the others by: the same ones always."""
         rng = np.random.default_rng(SAMPLE_SEED)
         return [self.draw(rng) for _ in range(count)]
 
-    @cache  # noqa: B019 - a handful of instances
-    def macros(self) -> list[Macro]:
+    @cached_property
+    def macros(self) -> tuple[Macro, ...]:
         """The combinations that are macro configurations, in order."""
         names = [field.name for field in fields(self)]
         combinations = itertools.product(*(getattr(self, name) for name in names))
-        return [macro for values in combinations if (macro := _macro(dict(zip(names, values, strict=True))))]
+        return tuple(macro for values in combinations if (macro := _macro(dict(zip(names, values, strict=True)))))
 
 
 def _macro(values: dict[str, object]) -> Macro | None:

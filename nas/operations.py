@@ -25,7 +25,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         moments = mean(torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))]))
-        centre, variance = moments[0], moments[1] - moments[0].square()
+        centre, variance = moments[0], (moments[1] - moments[0].square()).clamp(min=0)
         with torch.no_grad():
             count = x.numel() // x.shape[1] * processes()
             self.running_mean.lerp_(centre, self.momentum)

@@ -7,7 +7,7 @@ epoch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from latencykit.lock import only_writer
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
-from latencykit.space import Architecture
 from latencykit.table import Table
 from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
@@ -51,7 +50,7 @@ from nas.scoring import (
     subsets,
     write_scores,
 )
-from nas.staged import is_searched, search_row
+from nas.staged import is_searched, search_row, target_of
 from nas.train import train, training_parts
 from nas.trained import Trained
 from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
@@ -102,19 +101,18 @@ def run(
     dataset = load(config.data)
     check_finished(config, dataset, workspace)
     write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
-    macros = list(dict.fromkeys(macro for row in config.rows for macro in priced_macros(row)))
+    searched = [row for row in config.rows if row.kind == "search"]
+    for row in searched:
+        if row.macros is not None:
+            target_of(row, config.search_of(row))
     table: Table | None = None
-    if macros:
-        path = config.table_path(out)
-        say(f"latency table {path}, threads {', '.join(map(str, config.threads))}")
-        table = ensure_table(path, macros, config.threads, own=config.table is None)
+    if searched:
+        say(f"latency table {config.table_path(out)}, threads {', '.join(map(str, config.threads))}")
+        table = run_table(config, searched, out)
         for doubt in table.doubts:
             say(f"  warning: {doubt}")
-        if raced := [row for row in config.rows if row.macros is not None]:
-            networks = [network for row in raced for network in priced_by(row)]
-            table = with_kernels_of(table, networks, config.threads, out / PRICES)
-        threads = config.threads[-1]
-        if not validate_table(table, macros[-1], threads, config.validation_networks, out):
+        threads, macro = config.threads[-1], priced_macros(searched[-1])[-1]
+        if not validate_table(table, macro, threads, config.validation_networks, out):
             say("  the table is of another machine: searched with as it is, not validated here")
     _train_all(config, table, workspace, jobs, cluster, say)
     say("scores")
@@ -127,16 +125,20 @@ def run(
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
 
 
+def run_table(config: RunConfig, rows: Sequence[Row], out: Path) -> Table:
+    """The table that prices searched rows: the named one or the run's own, completed where that may be.
+
+    Rows that choose among macro configurations are priced by the kernels of these, in a copy in the run's folder.
+    """
+    macros = list(dict.fromkeys(macro for row in rows for macro in priced_macros(row)))
+    table = ensure_table(config.table_path(out), macros, config.threads, own=config.table is None)
+    networks = [network for row in rows if row.macros is not None for network in row.macros.sample(PRICING_NETWORKS)]
+    return with_kernels_of(table, networks, config.threads, out / PRICES) if networks else table
+
+
 def priced_macros(row: Row) -> list[Macro]:
-    """What a row's search needs the edge costs of; one that races is priced from the kernels of the paper's space."""
-    if row.kind == "baseline":
-        return []
+    """What a searched row needs the edge costs of; one that races begins with the kernels of the paper's space."""
     return [row.macro or Macro()] if row.macros is None else stride_macros(Macro(), STRIDES)
-
-
-def priced_by(row: Row) -> list[Architecture]:
-    """Networks of a row's macro configurations whose kernels price the others."""
-    return row.macros.sample(PRICING_NETWORKS) if row.macros is not None else []
 
 
 def _train_all(
@@ -162,7 +164,7 @@ def _do_task(task: Task) -> str:
     """Search (where the row is searched), train, export; returns a line that says what came of it."""
     torch.set_num_threads(task.torch_threads)
     folder = Workspace(task.root).seed(task.row.name, task.seed)
-    with only_writer(folder.model):
+    with only_writer(folder.model, patient=True):  # a lost node's process may live on for a moment
         return _searched_and_trained(task, folder)
 
 

@@ -64,82 +64,60 @@ class Race:
     rounds: tuple[tuple[Entry, ...], ...]
 
 
-def race(
-    space: MacroSpace,
-    price: Price,
-    target_ms: float,
-    config: RaceConfig,
-    training: TrainConfig,
-    dataset: Dataset,
-    seed: int,
-    out: Path,
-    show: Show = progress,
-) -> Race:
+@dataclass(frozen=True)
+class Judge:
+    """Trains candidates alike, to say what they reach.
+
+    Attributes:
+        config: the race's.
+        training: the recipe; its epochs are the race's.
+        dataset: the patients of `train`.
+        seed: of everything random.
+        show: how far it is.
+    """
+
+    config: RaceConfig
+    training: TrainConfig
+    dataset: Dataset
+    seed: int
+    show: Show = progress
+
+    def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
+        """Train a network for so many epochs in a folder, or go on with that."""
+        quality_epochs = max(1, round(epochs * self.config.quality_share))
+        recipe = replace(self.training, epochs=epochs, quality_epochs=quality_epochs)
+        facts = train(network, self.dataset, recipe, self.seed, out, self.show).training
+        mae = (facts.mae_selection + facts.mae_selection_bad) / 2
+        score = facts.dice_selection - self.config.quality_weight * mae
+        return Entry(network, predicted_ms, epochs, facts.dice_selection, mae, score)
+
+
+def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path) -> Race:
     """Race networks of all macro configurations that meet a target, or go on with a race that was stopped.
 
     Args:
         space: the macro configurations.
         price: of a network, ms.
         target_ms: what the winner may take.
-        config: how many, for how long.
-        training: the recipe; its epochs are the race's.
-        dataset: the patients of `train`.
-        seed: of everything random.
+        judge: how candidates are trained and what counts.
         out: the race's folder.
-        show: how far it is.
 
     Raises:
         UsageError: no network of the space meets the target.
         InputError: a folder with another race.
     """
-    asked = {"space": space, "target_ms": target_ms, "config": config, "training": training, "seed": seed}
-    first_alone(lambda: _require_same(out, asked | {"data_sha256": dataset.sha256}))
-    networks = first_alone(lambda: _drawn(space, price, target_ms, config, seed, out, shown_once(show)))
+    config = judge.config
+    asked = {"space": space, "target_ms": target_ms, "config": config, "training": judge.training, "seed": judge.seed}
+    first_alone(lambda: _require_same(out, asked | {"data_sha256": judge.dataset.sha256}))
+    networks = first_alone(lambda: _drawn(space, price, target_ms, judge, out))
     standing = list(range(len(networks)))
     rounds: list[tuple[Entry, ...]] = []
     for index, epochs in enumerate(config.epochs):
-        entries = {}
-        for candidate in standing:
-            folder = out / f"{candidate:03d}" / f"round{index}"
-            network, cost_ms = networks[candidate]
-            entries[candidate] = _judge(network, cost_ms, config, epochs, training, dataset, seed, folder, show)
-        standing = sorted(standing, key=lambda candidate: -entries[candidate].score)
-        rounds.append(tuple(entries[candidate] for candidate in standing))
+        entries = {n: judge(*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
+        standing = sorted(standing, key=lambda n: -entries[n].score)
+        rounds.append(tuple(entries[n] for n in standing))
         standing = standing[: max(1, len(standing) // config.keep_one_of)]
     return Race(networks[standing[0]][0], tuple(rounds))
-
-
-def judge(
-    network: Architecture,
-    cost_ms: float,
-    config: RaceConfig,
-    training: TrainConfig,
-    dataset: Dataset,
-    seed: int,
-    out: Path,
-    show: Show = progress,
-) -> Entry:
-    """What a network reaches that is trained as in the race's last round; arguments as for `race`."""
-    return _judge(network, cost_ms, config, config.epochs[-1], training, dataset, seed, out, show)
-
-
-def _judge(
-    network: Architecture,
-    cost_ms: float,
-    config: RaceConfig,
-    epochs: int,
-    training: TrainConfig,
-    dataset: Dataset,
-    seed: int,
-    out: Path,
-    show: Show,
-) -> Entry:
-    recipe = replace(training, epochs=epochs, quality_epochs=max(1, round(epochs * config.quality_share)))
-    facts = train(network, dataset, recipe, seed, out, show).training
-    mae = (facts.mae_selection + facts.mae_selection_bad) / 2
-    return Entry(
-        network, cost_ms, epochs, facts.dice_selection, mae, facts.dice_selection - config.quality_weight * mae
-    )
 
 
 def _require_same(out: Path, asked: dict[str, Any]) -> None:
@@ -152,16 +130,16 @@ def _require_same(out: Path, asked: dict[str, Any]) -> None:
 
 
 def _drawn(
-    space: MacroSpace, price: Price, target_ms: float, config: RaceConfig, seed: int, out: Path, show: Show
+    space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path
 ) -> list[tuple[Architecture, float]]:
     """The candidates with their prices; they are drawn once."""
-    path = out / "candidates.json"
+    path, config = out / "candidates.json", judge.config
     if path.exists():
         prices = decode(list[float], read_json(path, MAX_RACE_BYTES), str(path))
         return [(_searched(out / f"{index:03d}.json"), cost_ms) for index, cost_ms in enumerate(prices)]
-    rng = numpy_generator(seed, Stream.RACE)
+    rng = numpy_generator(judge.seed, Stream.RACE)
     found: list[tuple[Architecture, float]] = []
-    with show(f"draw networks of {target_ms:g} ms", config.draws) as advance:
+    with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws) as advance:
         for _ in range(config.draws):
             network = space.draw(rng)
             advance(note=f"{len(found)} found")
@@ -175,7 +153,7 @@ def _drawn(
                     break
     if not found:
         raise UsageError(
-            f"none of {config.draws} networks of {len(space.macros())} macro configurations takes "
+            f"none of {config.draws} networks of {len(space.macros)} macro configurations takes "
             f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other `macros`."
         )
     for index, (network, _) in enumerate(found):

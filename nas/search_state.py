@@ -185,7 +185,7 @@ def derive_run(out: Path, rule: Rule) -> Architecture:
         raise InputError(f"{out} holds no search; `nas search --out {out}` makes one.")
     macro = decode(Macro, saved.state["macro"], f"{out}: macro")
     config = decode(SearchConfig, saved.state["config"], f"{out}: config")
-    costs = decode(_Costs, saved.state["costs"], f"{out}: costs")
+    costs = decode(_Costs, saved.state.get("costs"), f"{out}: costs")
     alphas = ArchitectureParameters(macro.cell_nodes, torch.Generator())
     files.restore_module(alphas, files.without_prefix("alphas", saved.tensors), out)
     return _derived(alphas, macro, config, rule, costs.as_searched())

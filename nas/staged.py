@@ -28,7 +28,7 @@ from nas.distributed import is_first
 from nas.figures import save_figure
 from nas.latency import network_ms, search_costs
 from nas.learning import ARCHITECTURE_FILE
-from nas.race import Entry, Race, judge, race
+from nas.race import Entry, Judge, Race, race
 from nas.race_figure import race_figure
 from nas.search import search
 from nas.search_state import derive_run
@@ -95,14 +95,13 @@ def search_row(
         costs = search_costs(table, threads, macro, run.pace_hz)
         result = search(settings, dataset, macro, costs, seed, out, show)
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
-    if settings.target_ms is None:
-        raise InputError(f"row {row.name!r} chooses among `macros`; it needs a target: --target-ms, or `target_ms`.")
-    training, target_ms, folder = run.train_of(row), settings.target_ms, out / "race"
+    target_ms, folder = target_of(row, settings), out / "race"
+    judge = Judge(run.race, run.train_of(row), dataset, seed, show)
 
     def price(network: Architecture) -> float:
         return network_ms(table, threads, network, run.pace_hz)
 
-    raced = race(row.macros, price, target_ms, run.race, training, dataset, seed, folder, show)
+    raced = race(row.macros, price, target_ms, judge, folder)
     costs = search_costs(table, threads, raced.winner.macro, run.pace_hz)
     result = search(settings, dataset, raced.winner.macro, costs, seed, out, show)
     finalists = {RACED: raced.rounds[-1][0]}
@@ -110,13 +109,20 @@ def search_row(
         network = derive_run(out, rule)
         known = [entry.network for entry in finalists.values()]
         if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
-            finalists[rule] = judge(network, cost_ms, run.race, training, dataset, seed, folder / rule, show)
+            finalists[rule] = judge(network, cost_ms, run.race.epochs[-1], folder / rule)
     best = max(finalists.values(), key=lambda entry: entry.score)
     if is_first():
         write_architecture(out / ARCHITECTURE_FILE, best.network)
         save_figure(race_figure(raced, finalists), out / RACE_PICTURE)
         write_json(out / FINALISTS_FILE, to_json(finalists))
     return Found(best.network, best.predicted_ms, costs.pace_hz, result.history, finalists, raced)
+
+
+def target_of(row: Row, settings: SearchConfig) -> float:
+    """What a row that chooses among `macros` chooses at, ms; raises `InputError` where it does not say."""
+    if settings.target_ms is None:
+        raise InputError(f"row {row.name!r} chooses among `macros`; it needs a target: --target-ms, or `target_ms`.")
+    return settings.target_ms
 
 
 def is_searched(row: Row, out: Path) -> bool:

@@ -119,7 +119,14 @@ def _model_line(model: CostModel) -> str:
 @click.argument("table", type=FILE)
 @click.option("--level", type=click.Choice(["isolated", "kernel", "edge"]), help="Only this level.")
 @click.option("--threads", type=int, help="Only this thread count.")
-@click.option("--rows", "most", default=40, show_default=True, help="At most so many rows, the dearest ones.")
+@click.option(
+    "--rows",
+    "most",
+    default=40,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="At most so many rows, the dearest ones.",
+)
 @click.option("--csv", "csv_path", type=FILE, help="Also write all the rows here.")
 @json_option
 def show_command(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latencykit.measurement import Protocol
-from latencykit.timing import MAX_REPEATS, PLANTING_NS, WARM_AGAIN_NS, WARMUP_CALLS, Sampler, sample_us, slowed
+from latencykit.timing import MAX_REPEATS, PLANTING_NS, WARM_AGAIN_NS, WARMUP_CALLS, Sampler, slowed
 
 
 class Machine:
@@ -31,7 +31,7 @@ class Machine:
         self.now_ns += max(1, round(seconds * 1e9))
 
     def sample(self, protocol: Protocol) -> tuple[float, ...]:
-        return sample_us(self.call, protocol, self.clock, self.sleep)
+        return Sampler(self.call, protocol, self.clock, self.sleep).take(protocol.samples)
 
 
 def test_a_slow_call_is_still_warmed_up_with_three_calls():
@@ -148,14 +148,14 @@ def test_a_sleep_that_wakes_early_is_continued():
 
 @pytest.mark.real_clock
 def test_the_real_clock_gives_as_many_positive_figures_as_asked_for():
-    figures = sample_us(lambda: sum(range(100)), Protocol(samples=4, block_us=50, warmup_ms=0))
+    figures = Sampler(lambda: sum(range(100)), Protocol(block_us=50, warmup_ms=0)).take(4)
     assert len(figures) == 4
     assert min(figures) > 0
 
 
 @pytest.mark.real_clock
 def test_paced_calls_on_the_real_clock_are_as_many_as_asked_for():
-    figures = sample_us(lambda: sum(range(100)), Protocol(samples=3, block_us=0, warmup_ms=0, pace_hz=500))
+    figures = Sampler(lambda: sum(range(100)), Protocol(block_us=0, warmup_ms=0, pace_hz=500)).take(3)
     assert len(figures) == 3
     assert min(figures) > 0
 

@@ -14,7 +14,7 @@ from latencykit.architecture import network_graph, read_architecture
 from latencykit.cli import cli as latencykit_cli
 from latencykit.lowering import onnx_to_graph
 from nas import cli as module
-from nas import latency, pipeline
+from nas import pipeline
 from nas.cli import cli
 from nas.pareto import pareto_front
 from nas.results import choose_selection, read_results
@@ -385,7 +385,7 @@ def test_a_table_is_taken_from_where_the_option_says(finished_run, tmp_path, mon
         asked.append((path, list(macros), threads, own))
         raise StopHereError
 
-    monkeypatch.setattr(latency, "ensure_table", stop)
+    monkeypatch.setattr(pipeline, "ensure_table", stop)
     words = partial(nas, "search", "--config", finished_run.config, "--out", tmp_path / "run")
     assert words().code == 70
     assert words("--table", tmp_path / "other.json").code == 70

@@ -9,7 +9,7 @@ from latencykit.baselines import Baseline
 from latencykit.coverage import network_kernels
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
-from latencykit.errors import MissingRowError, NotComparableError, UnfitError
+from latencykit.errors import InputError, MissingRowError, NotComparableError, UnfitError
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
@@ -241,6 +241,13 @@ def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_pat
     assert load_table(tmp_path / "prices.json") == priced
     assert table_file.read_bytes() == before
     assert with_kernels_of(table, [other], [1], tmp_path / "prices.json") == priced  # nothing is measured again
+
+
+def test_kernels_of_another_table_are_not_taken(table_file, tmp_path):
+    table = load_table(table_file)
+    save_table(replace(table, validations=()), tmp_path / "prices.json")
+    with pytest.raises(InputError, match="begun from another table; delete it"):
+        with_kernels_of(replace(table, validations=({"seed": 1},)), [NETWORK], [1], tmp_path / "prices.json")
 
 
 def test_a_table_of_another_machine_is_priced_with_as_it_is(table_file, tmp_path):

@@ -7,7 +7,7 @@ from latencykit.errors import InputError, InterruptedRunError, UsageError
 from latencykit.primitives import ZERO
 from nas.config import RaceConfig, TrainConfig
 from nas.macro_space import MacroSpace
-from nas.race import judge, race
+from nas.race import Judge, race
 from tests.nas.test_search import stops_at
 
 SPACE = MacroSpace(
@@ -25,11 +25,9 @@ def price(network):
 
 
 def asked(data, out, **changes):
-    arguments = {
-        "space": SPACE, "price": price, "target_ms": TARGET_MS, "config": CONFIG, "training": TRAINING,
-        "dataset": data, "seed": 0, "out": out,
-    }  # fmt: skip
-    return arguments | changes
+    judged = {"config": CONFIG, "training": TRAINING, "dataset": data, "seed": 0}
+    judge = Judge(**judged | {name: changes.pop(name) for name in (*judged, "show") if name in changes})
+    return {"space": SPACE, "price": price, "target_ms": TARGET_MS, "judge": judge, "out": out} | changes
 
 
 @pytest.fixture(scope="module")
@@ -97,4 +95,5 @@ def test_a_target_that_nothing_meets_is_refused(data, tmp_path):
 
 def test_a_finalist_is_judged_as_in_the_last_round(run, data, tmp_path):
     best = run[0].rounds[-1][0]
-    assert judge(best.network, best.predicted_ms, CONFIG, TRAINING, data, 0, tmp_path) == best
+    judge = Judge(CONFIG, TRAINING, data, 0)
+    assert judge(best.network, best.predicted_ms, CONFIG.epochs[-1], tmp_path) == best
