@@ -129,9 +129,12 @@ class CostModel:
         if {len(self.coefficients)} != {len(self.covariance), *map(len, self.covariance)}:
             raise InputError(f"{where}: coefficients and covariance do not fit together.")
         require_at_most(f"{where}: the number of coefficients", len(self.coefficients), MOST_FEATURES)
-        figures = (*self.coefficients.values(), *itertools.chain.from_iterable(self.covariance))
-        if not all(abs(figure) <= LONGEST_US for figure in figures):
-            raise InputError(f"{where}: a coefficient is no plausible number: {figures}.")
+        for what, figures, most in (
+            ("a coefficient", [*self.coefficients.values()], LONGEST_US),
+            ("a covariance", [*itertools.chain.from_iterable(self.covariance)], LONGEST_US**2),
+        ):
+            if not all(abs(figure) <= most for figure in figures):
+                raise InputError(f"{where}: {what} is no plausible number: {figures}.")
         errors = (self.spread_pct, self.residual_pct, self.drift_pct)
         if not all(0 <= error <= LONGEST_US for error in errors):
             raise InputError(f"{where}: an error of {' or '.join(map(str, errors))} %; expected 0 or more.")

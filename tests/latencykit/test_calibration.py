@@ -338,3 +338,19 @@ def test_a_timing_s_figure_is_the_median_over_processes():
     assert NetworkTiming(ONE, 30.0, "n", (5.0, 9.0, 6.0)).median_us == 6
     with pytest.raises(InputError, match="-1 calls a second"):
         NetworkTiming(ONE, -1, "n", (5.0,))
+
+
+def test_a_feature_that_networks_hardly_have_makes_no_model_implausible():
+    """Tiny networks on a slow machine: the covariance of its weight is the square of a large number."""
+    networks = [{**network, "beyond_0.5_l2": 1e-5 * (index % 3)} for index, network in enumerate(drawn(40, 1))]
+    slow = [100 * us for us in noisy(drawn(40, 1), 1)]
+    model = fit_model(ONE, None, networks, slow)
+    assert max(map(max, model.covariance)) > 1e12
+    low, high = model.interval_us(networks[0])
+    assert low < slow[0] < high
+
+
+@pytest.mark.parametrize("value", [1e25, -1e25, float("nan")])
+def test_a_covariance_beyond_that_is_refused(value: float):
+    with pytest.raises(InputError, match="a covariance is no plausible number"):
+        replace(fitted(), covariance=((value,) * 7,) * 7)
