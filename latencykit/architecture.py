@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latencykit.baselines import Baseline, baseline_graph
+from latencykit.builder import floor_graph
 from latencykit.errors import InputError
 from latencykit.files import write_json
 from latencykit.graph import Graph
@@ -24,6 +25,14 @@ Network = Architecture | Baseline
 def network_graph(network: Network) -> Graph:
     """The plain graph of a network pair."""
     return instantiate(network) if isinstance(network, Architecture) else baseline_graph(network)
+
+
+def network_floor(network: Network) -> Graph:
+    """A network pair without its two networks: the part of its latency that no search can change."""
+    if isinstance(network, Baseline):
+        return floor_graph(network.image_size, network.stride, network.stride, network.head, "entropy")
+    m = network.macro
+    return floor_graph(m.image_size, m.logit_stride, m.quality_stride, m.head, m.uncertainty)
 
 
 def architecture_to_json(network: Network) -> dict[str, Any]:

@@ -74,6 +74,11 @@ def pooled_image(builder: GraphBuilder, network: str, stride: int) -> str:
     return builder.add(f"{network}/normalise", Normalise(), source, role="input")
 
 
+QUALITY_INPUT = "quality/input"
+QUALITY_CHANNELS = {"image": (0, 1, 2), "probability": (3,), "uncertainty": (4,)}
+"""The node that the quality network reads, and what is in its channels."""
+
+
 @dataclass(frozen=True)
 class Maps:
     """Names of the nodes that hold the segmentation's results.
@@ -132,13 +137,26 @@ def quality_input(builder: GraphBuilder, image: str, maps: Maps, stride: int) ->
         joined = builder.add("quality/maps_pool", AvgPool(factor, factor, 0), joined, role="input")
     elif maps.stride > stride:
         joined = builder.add("quality/maps_resize", Resize(maps.stride // stride), joined, role="input")
-    return builder.add("quality/input", Concat(), image, joined, role="concat")
+    return builder.add(QUALITY_INPUT, Concat(), image, joined, role="concat")
 
 
 def quality_output(builder: GraphBuilder, features: str) -> str:
     """Pooling, a fully connected layer and a sigmoid: the predicted Dice."""
     pooled = builder.add("quality/average", GlobalAveragePool(), features, role="head")
     return builder.add("dice", Sigmoid(), builder.add("quality/linear", Linear(1), pooled, role="head"), role="head")
+
+
+def floor_graph(
+    image_size: int, logit_stride: int, quality_stride: int, head: Head, uncertainty: UncertaintyKind
+) -> Graph:
+    """What every pair of these strides pays whatever its networks are: the image's way in and the maps' way out."""
+    builder = GraphBuilder({IMAGE: (3, image_size, image_size)})
+    image = pooled_image(builder, "segmentation", logit_stride)
+    maps = segmentation_head(builder, image, logit_stride, head, uncertainty)
+    if quality_stride != logit_stride:
+        image = pooled_image(builder, "quality", quality_stride)
+    dice = quality_output(builder, quality_input(builder, image, maps, quality_stride))
+    return finish_pair(builder, maps, dice, {"space": "floor"})
 
 
 def finish_pair(builder: GraphBuilder, maps: Maps, dice: str, metadata: Mapping[str, str]) -> Graph:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from latencykit.architecture import Network
+from latencykit.baselines import Baseline
 from latencykit.calibration import FEWEST_NETWORKS, CostModel, drift_of, fit_model
 from latencykit.coverage import COVERAGE_SEED, lower_all, plain_networks, space_primitives
 from latencykit.edges import FIT_NETWORKS, LoweredSamples, edge_rows, fit_edges, held_out, lower_samples
@@ -18,7 +20,6 @@ from latencykit.minimisers import minimisers, work
 from latencykit.predict import network_features
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures, sparse_architectures
-from latencykit.space import Architecture
 from latencykit.table import LoweredNetwork, Row, Table, network_id
 
 CALIBRATION_SEED = COVERAGE_SEED + 2
@@ -26,6 +27,10 @@ SAMPLED_NETWORKS = 40
 """Calibration networks of a macro configuration, half of them uniform and half of them sparse."""
 LIGHTEST_NETWORKS = 6
 """And so many that have the least work to do: a search for low latency ends with such networks."""
+HAND_MADE_WIDTHS = (4, 10, 16)
+HAND_MADE_DEPTH = 3
+HAND_MADE_QUALITY_WIDTH = 12
+"""And hand-made pairs of these widths, none of them a pair that anybody compares with: they are built otherwise."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class SpaceNeeds:
 
 def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
     """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
-    return fit_networks + held_out(fit_networks) + sampled + LIGHTEST_NETWORKS
+    return fit_networks + held_out(fit_networks) + sampled + LIGHTEST_NETWORKS + len(HAND_MADE_WIDTHS)
 
 
 def space_needs(
@@ -65,7 +70,7 @@ def space_needs(
         macros: the space.
         fit_networks: for the edge costs of each, beside those for their residual.
         sampled: calibration networks of each, half uniform and half sparse, beside one network of each primitive
-            throughout and the lightest ones: the ends of the space count as much as its middle.
+            throughout, the lightest ones and hand-made pairs: the ends of the space and what lies beyond count, too.
         advance: called after each network.
     """
     keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
@@ -74,22 +79,34 @@ def space_needs(
     for macro in macros:
         keys += space_primitives(macro)
         samples[macro] = lower_samples(macro, fit_networks, advance)
-        timed = calibration_architectures(macro, sampled)
+        timed = calibration_networks(macro, sampled)
         lowered = lower_all(timed, advance)
-        for architecture, kernels in zip(timed, lowered, strict=True):
-            name = network_id(architecture)
-            calibration[name] = LoweredNetwork(name, architecture, kernels)
+        for network, kernels in zip(timed, lowered, strict=True):
+            name = network_id(network)
+            calibration[name] = LoweredNetwork(name, network, kernels)
         keys += [kernel for counts in (*lowered, *samples[macro].kernels) for kernel in counts]
     return SpaceNeeds(tuple(dict.fromkeys(keys)), tuple(calibration.values()), samples)
 
 
-def calibration_architectures(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> list[Architecture]:
-    """The networks of a macro configuration that are timed to calibrate with."""
+def calibration_networks(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> list[Network]:
+    """The networks that are timed to calibrate a macro configuration with."""
     uniform = sample_architectures(macro, sampled - sampled // 2, CALIBRATION_SEED)
     sparse = sparse_architectures(macro, sampled // 2, CALIBRATION_SEED)
-    plain = plain_networks(macro)
-    others = [*plain, *uniform, *sparse]
-    return [*others, *minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, others)]
+    others = [*plain_networks(macro), *uniform, *sparse]
+    lightest = minimisers(macro, work(macro), LIGHTEST_NETWORKS, CALIBRATION_SEED, others)
+    return [*others, *lightest, *_hand_made(macro)]
+
+
+def _hand_made(macro: Macro) -> list[Baseline]:
+    """Hand-made pairs at a macro configuration's image size and input stride; none where no U-Net fits."""
+    side = macro.image_size // macro.segmentation_stride
+    depth = next((depth for depth in range(HAND_MADE_DEPTH, 0, -1) if side % 2**depth == 0), None)
+    if depth is None:
+        return []
+    return [
+        Baseline(width, depth, macro.segmentation_stride, HAND_MADE_QUALITY_WIDTH, macro.image_size)
+        for width in HAND_MADE_WIDTHS
+    ]
 
 
 def fits(settings: int, macros: int) -> int:

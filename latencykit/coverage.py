@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latencykit.architecture import network_graph
+from latencykit.architecture import Network, network_graph
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.keys import Primitive
 from latencykit.lowering import graph_to_onnx, weight_shapes
@@ -62,18 +62,16 @@ def space_primitives(macro: Macro) -> list[Primitive]:
     return list(found)
 
 
-def network_kernels(architecture: Architecture) -> Counter[Kernel]:
-    """The kernels that one architecture runs on this CPU; they depend neither on threads nor on weights."""
-    graph = network_graph(architecture)
+def network_kernels(network: Network) -> Counter[Kernel]:
+    """The kernels that a network pair runs on this CPU; they depend neither on threads nor on weights."""
+    graph = network_graph(network)
     weights = {name: np.full(shape, ANY_WEIGHT, np.float32) for name, shape in weight_shapes(graph).items()}
     model = graph_to_onnx(graph, weights).SerializeToString()
     with tempfile.TemporaryDirectory() as scratch:
         return Counter(kernels_of(model, Setting(threads=1, pinned=False), Path(scratch)))
 
 
-def lower_all(
-    architectures: Sequence[Architecture], advance: Callable[[], object] = lambda: None
-) -> list[Counter[Kernel]]:
+def lower_all(networks: Sequence[Network], advance: Callable[[], object] = lambda: None) -> list[Counter[Kernel]]:
     """`network_kernels` of many, in their order, on all processors.
 
     Processes that cannot be started or end early, as under a script that may not be imported, leave the rest to this
@@ -81,20 +79,20 @@ def lower_all(
     """
     found: dict[int, Counter[Kernel]] = {}
     workers = len(allowed_cpus())
-    if len(architectures) >= PARALLEL_FROM and workers > 1:
+    if len(networks) >= PARALLEL_FROM and workers > 1:
         with suppress(BrokenProcessPool), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             try:
-                futures = {pool.submit(network_kernels, each): index for index, each in enumerate(architectures)}
+                futures = {pool.submit(network_kernels, each): index for index, each in enumerate(networks)}
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
                     advance()
             finally:
                 pool.shutdown(cancel_futures=True)
-    for index, architecture in enumerate(architectures):
+    for index, network in enumerate(networks):
         if index not in found:
-            found[index] = network_kernels(architecture)
+            found[index] = network_kernels(network)
             advance()
-    return [found[index] for index in range(len(architectures))]
+    return [found[index] for index in range(len(networks))]
 
 
 def plain_networks(macro: Macro) -> list[Architecture]:

@@ -39,6 +39,13 @@ ISA_FLAGS = (
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     *("neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
 )
+# Of these, what computes with integers or half the bits only: networks here are float32.
+OF_OTHER_NUMBERS = frozenset(
+    {
+        *("avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+        *("asimdhp", "asimddp", "i8mm", "bf16"),
+    }
+)
 # Other spellings of the same flags, as py-cpuinfo, CPUID lists and numpy give them.
 ISA_SYNONYMS = {
     **{"avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "avxvnni": "avx_vnni", "sse4.2": "sse4_2"},
@@ -92,6 +99,11 @@ class CpuFacts:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"`{name}` of a CPU is {value}, expected more than 0, or None where it is unknown")
+
+    @property
+    def isa_float32(self) -> tuple[str, ...]:
+        """The instruction sets by which a runtime chooses the kernels of a float32 network."""
+        return tuple(name for name in self.isa if name not in OF_OTHER_NUMBERS)
 
 
 def read_cpu(root: Path = ROOT) -> CpuFacts:

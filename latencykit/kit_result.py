@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from latencykit.architecture import Network
 from latencykit.archive import read_archive
-from latencykit.calibrate import calibration_architectures
+from latencykit.calibrate import calibration_networks
 from latencykit.calibration import NetworkTiming
 from latencykit.coverage import space_primitives
 from latencykit.edges import LoweredSamples, fit_architectures
@@ -160,9 +161,9 @@ def _versions(plan: KitPlan) -> str:
     return f"where the kit is of another latencykit ({plan.latencykit}) than this one, make it again."
 
 
-def _calibration(plan: KitPlan) -> list[list[Architecture]]:
+def _calibration(plan: KitPlan) -> list[list[Network]]:
     """The networks to calibrate with, by macro configuration."""
-    return [calibration_architectures(macro, plan.sampled_networks) for macro in plan.macros]
+    return [calibration_networks(macro, plan.sampled_networks) for macro in plan.macros]
 
 
 def _require_networks(table: Table, plan: KitPlan, unseen: Sequence[Architecture]) -> None:

@@ -321,10 +321,11 @@ class Table:
             "the runtime makes other kernels here. Use what the table brought along, or make it again with these "
             "networks: latencykit kit make --models DIR"
         )
-        if self.cpu.isa != cpu.isa:
+        theirs, ours = self.cpu.isa_float32, cpu.isa_float32
+        if theirs != ours:
             raise NotComparableError(
-                f"{self.name} is of a CPU with {', '.join(self.cpu.isa) or 'no vector instructions'}, this one has "
-                f"{', '.join(cpu.isa) or 'none'}: {remedy}"
+                f"{self.name} is of a CPU with {', '.join(theirs) or 'no vector instructions'}, this one has "
+                f"{', '.join(ours) or 'none'}: {remedy}"
             )
         if self.runtime["onnxruntime"] != runtime["onnxruntime"]:
             raise NotComparableError(

@@ -95,17 +95,20 @@ def search_command(
     found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
     if not is_first():
         return
-    save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
+    pictures = [out / RACE_PICTURE] if found.race else []
+    if found.history:
+        save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
+        pictures.append(out / "history.png")
     threads = run.threads[-1]
     data = {
         "run": str(out), "architecture": str(out / "architecture.json"), "epochs": len(found.history),
-        "derived_ms": found.latency_ms, "expected_ms": found.history[-1]["expected_ms"],
+        "derived_ms": found.latency_ms, "expected_ms": found.history[-1]["expected_ms"] if found.history else None,
         "table": table.name, "threads": threads, "pace_hz": found.pace_hz or 0,
     }  # fmt: skip
     rhythm = f"{found.pace_hz:g} calls a second" if found.pace_hz else "back to back"
     line = (
         f"{out}/architecture.json: {found.latency_ms:.3f} ms by {table.name}, {Setting(threads)}, {rhythm}; "
-        f"{out}/history.png{f', {out}/{RACE_PICTURE}' if found.race else ''}"
+        f"{', '.join(map(str, pictures))}"
     )
     emit(as_json, "search", data, [line], table.doubts)
 
@@ -229,13 +232,17 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
 @click.argument("config", type=FILE)
 @click.option("--out", type=FILE, help="The results' folder; out/<name of the configuration> where absent.")
 @_table
+@click.option(
+    "--only", multiple=True, help="Search and train just this row now (repeatable); results: all that is there."
+)
 @click.option("--final", is_flag=True, help="Also score the report split, once.")
 @click.option("--jobs", default=1, show_default=True, help="Rows and seeds that train side by side.")
 @click.option("--cluster", help="Search and train on a Ray cluster: auto, host:port, or local for one of this machine.")
 @json_option
 def run_command(
-    config: Path, out: Path | None, table_path: Path | None, final: bool, jobs: int, cluster: str | None, as_json: bool
-) -> None:
+    config: Path, out: Path | None, table_path: Path | None, only: tuple[str, ...], final: bool, jobs: int,
+    cluster: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Do all of it from one configuration: table, validation, search, training, export, scores, latencies, report.
 
     Example: nas run run.toml --out results --final --jobs 2
@@ -244,7 +251,7 @@ def run_command(
 
     loaded = _load(config, table_path)
     target = out or Path("out") / loaded.name
-    run(loaded, config, target, final, jobs, _say, cluster)
+    run(loaded, config, target, final, jobs, _say, cluster, only)
     _show_run(target, as_json, "run")
 
 
@@ -323,16 +330,22 @@ def cells_command(architecture: Path, out: Path | None, as_json: bool) -> None:
 def pareto_command(directory: Path, as_json: bool) -> None:
     """Draw latency against Dice from stored results, with the front and its hypervolume.
 
+    Also says which hand-made rows of the front are beaten by a searched one, with paired differences (contest.md).
+
     Example: nas pareto benchmarks/results/camus
     """
-    from nas.gallery import summarise
+    from nas.contest import markdown
+    from nas.gallery import contest_of, summarise
     from nas.pareto import pareto_front
 
-    front = pareto_front(summarise(directory))
+    table = summarise(directory)
+    front = pareto_front(table)
+    duels = contest_of(directory, table, front)
     picture = directory / "pareto.png"
-    data = {"picture": str(picture), **to_json(front)}
-    on_front = [f"{p.row}: {p.latency_ms:.2f} ms, Dice {p.dice:.4f}" for p in front.points if p.on_front]
-    emit(as_json, "pareto", data, [*on_front, f"hypervolume {front.hypervolume:.4f}; {picture}"])
+    data = {"picture": str(picture), **to_json(front), "contest": to_json(duels)}
+    lines = [f"{p.row}: {p.latency_ms:.2f} ms, Dice {p.dice:.4f}" for p in front.points if p.on_front]
+    lines += [f"hypervolume {front.hypervolume:.4f}; {picture}", *([markdown(duels)] if duels else [])]
+    emit(as_json, "pareto", data, lines)
 
 
 @cli.command("report")

@@ -24,10 +24,15 @@
     search = { target_ms = 3.0 }
 
     [[rows]]
-    name = "default"
+    name = "paper"
+    kind = "search"
+    search = { mode = "paper" }   # from the paper's settings instead of those of [search]
+
+    [[rows]]
+    name = "nas-target"           # three rows: nas-target-0.7, nas-target-1.5, nas-target-4
     kind = "search"
     macros = {}                   # a race chooses the macro configuration first
-    search = { target_ms = 1.0 }
+    targets = [0.7, 1.5, 4]
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -52,6 +58,7 @@ from nas.optimisation import Precision
 
 T = TypeVar("T")
 Device = Literal["cpu", "cuda"]
+QualitySees = Literal["image", "probability", "uncertainty"]
 REPORT_SPLIT = "valid"
 """The split that is scored once per row; everything else happens on the patients of `train`."""
 SHARES_TOLERANCE = 1e-6
@@ -59,35 +66,52 @@ SHARES_TOLERANCE = 1e-6
 _TRAINING = Augmentation(gain=0.2, gamma=0.2)
 
 
+def _positive(table: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected more than 0.")
+
+
+def _not_negative(table: str, config: object, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected at least 0.")
+
+
+def _shares(table: str, *shares: float) -> None:
+    if min(shares) <= 0 or abs(sum(shares) - 1) > SHARES_TOLERANCE:
+        raise InputError(f"{table}: the three shares are {list(shares)}; expected each above 0 and a sum of 1.")
+
+
 @dataclass(frozen=True)
 class SearchConfig:
-    """How an architecture is searched (decisions 13, 17 to 24); the defaults are the paper's where it has any."""
+    """How an architecture is searched (decisions 13, 17 to 24): by default in minutes; `SEARCH_MODES` has the paper."""
 
-    epochs: int = 80  # in all
-    warmup_epochs: int = 40  # of these, the first train weights only
-    batch_size: int = 8
+    epochs: int = 20  # in all
+    warmup_epochs: int = 8  # of these, the first train weights only
+    batch_size: int = 4  # small: more steps in few epochs
     max_steps_per_epoch: int | None = None  # of each pass through data; None takes all of them
-    segmentation_share: float = 0.45  # of the patients, D_seg train
-    quality_share: float = 0.45  # of the patients, D_seg eval
+    segmentation_share: float = 0.6  # of the patients, D_seg train
+    quality_share: float = 0.3  # of the patients, D_seg eval
     selection_share: float = 0.1  # of the patients, only looked at
     architecture_data: Literal["bilevel", "same"] = "bilevel"  # alpha on half of D_seg train, or on the weights' stream
-    weight_optimiser: Literal["sgd", "adamw"] = "sgd"  # adamw learns in the few hundred steps of a short search
-    weight_rate: float = 0.025  # cosine to 0
-    weight_momentum: float = 0.9
+    weight_optimiser: Literal["sgd", "adamw"] = "adamw"  # it learns in the few hundred steps of a short search
+    weight_rate: float = 0.002  # cosine to 0
+    weight_momentum: float = 0.9  # of sgd
     weight_decay: float = 3e-4  # DARTS' and NAS-Unet's
     clip: float = 5.0  # largest norm of the weights' gradient
     architecture_reach: float = 3.6  # Adam's rate times the alpha steps; p = 0.9 over 5 needs a logit gap of 3.6
     temperature_start: float = 5.0
     temperature_end: float = 0.09  # in the last epoch: under 0.1 mixing is nearly choosing
     sampling: Literal["gumbel", "softmax"] = "gumbel"  # one sample for forward and LAT, or Gumbel in LAT only
-    paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge, weights see all of them alike
+    paths: Literal["all", "sampled"] = "sampled"  # one candidate an edge, weights see all of them alike; or Eqs. 1, 2
     auxiliary_skip: float = 0.0  # initial weight of an identity that fades out, against collapse (DARTS-)
     lambda_quality: float = 1.0  # lambda1
     lambda_latency: float = 0.001  # lambda2, a ms
     target_ms: float | None = None  # replaces lambda2 by a multiplier that steers the derived latency here
     target_gain: float = 10.0  # weight of a violation, and of its mean over a search; a target is then met within 10 %
     stop_gradient: bool = False  # keep the quality loss from the segmentation's weights (decision 19)
-    dice_weight: float = 0.0  # of a soft Dice loss; the paper has cross-entropy alone
+    dice_weight: float = 1.0  # of a soft Dice loss; the paper has cross-entropy alone
     derive: Rule = "argmax"
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Precision = "float32"  # bfloat16 gains nothing on the supernet's small convolutions (measured)
@@ -110,6 +134,25 @@ class SearchConfig:
             _positive("search", self, "max_steps_per_epoch")
 
 
+SEARCH_MODES: Mapping[str, SearchConfig] = {
+    "default": SearchConfig(),
+    "paper": SearchConfig(
+        epochs=80,
+        warmup_epochs=40,
+        batch_size=8,
+        segmentation_share=0.45,
+        quality_share=0.45,
+        weight_optimiser="sgd",
+        weight_rate=0.025,
+        paths="all",
+        dice_weight=0.0,
+        lambda_quality=1.0,
+        lambda_latency=0.001,
+    ),
+}
+"""What `mode` in a search's table starts from; the paper's not hardware-aware ablation adds `lambda_latency = 0`."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How a network pair is trained, searched and hand-made ones alike (decision 26)."""
@@ -129,6 +172,7 @@ class TrainConfig:
     lambda_quality: float = 1.0  # of the quality loss beside the segmentation's; 0 leaves it to the second phase
     stop_gradient: bool = False  # keep the quality loss from the segmentation's weights (decision 19)
     dice_weight: float = 1.0  # of the soft Dice loss beside the cross-entropy
+    quality_without: tuple[QualitySees, ...] = ()  # what the quality network does not get to see; an ablation
     augmentation: Augmentation = _TRAINING
     degradations: Degradations = field(default_factory=load_degradations)  # of the quality phase's frames
     precision: Precision = "bfloat16"
@@ -144,15 +188,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """How macro configurations race before a search (`nas.race`); needs a target."""
+    """How macro configurations race before a search (`nas.race`); needs a target. One round is a random search."""
 
-    candidates: int = 27  # networks of the first round
-    epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training in each round
+    racers: Literal["networks", "supernets"] = (
+        "networks"  # trained as they are, or the supernets of their configurations
+    )
+    candidates: int = 27  # of the first round
+    epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many candidates, in each round but the last
     draws: int = 1000  # at most, to find the candidates
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
+    search_cells: bool = True  # a differentiable search of the winner's cells follows; else the race alone decides
 
     def __post_init__(self) -> None:
         _positive("race", self, "candidates", "draws", "band", "quality_share")
@@ -175,12 +223,14 @@ class Row:
     macros: MacroSpace | None = None  # for a search that first chooses its macro configuration among these
     search: dict[str, Any] = field(default_factory=dict)  # fields of [search] that differ here
     train: dict[str, Any] = field(default_factory=dict)  # fields of [train] that differ here
+    race: dict[str, Any] = field(default_factory=dict)  # fields of [race] that differ here
     seeds: tuple[int, ...] | None = None  # instead of the run's, where a row is too dear for all of them
 
     def __post_init__(self) -> None:
-        if self.kind == "baseline" and (self.macro is not None or self.macros is not None or self.search):
+        searched = self.macro is not None or self.macros is not None or self.search or self.race
+        if self.kind == "baseline" and searched:
             raise InputError(
-                f"row {self.name!r} is a baseline; `macro`, `macros` and `search` are for rows of kind 'search'."
+                f"row {self.name!r} is a baseline; `macro`, `macros`, `search`, `race` are for rows of kind 'search'."
             )
         if self.macro is not None and self.macros is not None:
             raise InputError(f"row {self.name!r} has a `macro` and `macros` to choose one among; expected one of them.")
@@ -221,6 +271,7 @@ class RunConfig:
         for row in self.rows:  # a wrong override must not wait for its turn
             self.search_of(row)
             self.train_of(row)
+            self.race_of(row)
 
     def sha256(self) -> str:
         """Hash of everything that decides the results; where files lie does not."""
@@ -249,6 +300,10 @@ class RunConfig:
         """The training configuration of a row."""
         return overridden(self.train, row.train, f"row {row.name!r}: train")
 
+    def race_of(self, row: Row) -> RaceConfig:
+        """The race's configuration of a row."""
+        return overridden(self.race, row.race, f"row {row.name!r}: race")
+
 
 def load_run(path: Path) -> RunConfig:
     """Read a run's TOML file; the paths in it are relative to its folder.
@@ -263,16 +318,42 @@ def load_run(path: Path) -> RunConfig:
     for name, base in (("search", SearchConfig()), ("train", TrainConfig())):
         if name in data:
             data[name] = to_json(overridden(base, data[name], f"{path}: {name}"))
+    if isinstance(data.get("rows"), list):
+        data["rows"] = [row for entry in data["rows"] for row in _by_target(entry, str(path))]
     config = decode(RunConfig, data, str(path))
     paths = {} if config.data.path is None else {"path": str(path.parent / Path(config.data.path).expanduser())}
     table = None if config.table is None else str(path.parent / Path(config.table).expanduser())
     return replace(config, table=table, data=replace(config.data, **paths))
 
 
+def _by_target(row: Any, where: str) -> list[Any]:
+    """A row of several `targets` as one row for each, `name` and target joined by a dash; others as they are."""
+    if not isinstance(row, dict) or "targets" not in row:
+        return [row]
+    plain = {name: value for name, value in row.items() if name != "targets"}
+    targets, search = row["targets"], row.get("search", {})
+    numbers = isinstance(targets, list) and all(type(target) in (int, float) for target in targets)
+    if not numbers or not targets or not isinstance(search, dict) or "target_ms" in search:
+        raise InputError(
+            f"{where}: row {row.get('name')!r}: targets is {targets!r}; expected milliseconds, [0.7, 1.5], and no "
+            "`target_ms` beside them."
+        )
+    return [plain | {"name": f"{row.get('name')}-{t:g}", "search": search | {"target_ms": t}} for t in targets]
+
+
 def overridden(base: T, changes: Any, where: str) -> T:
-    """A configuration with some fields changed, nested ones field by field; raises `InputError` naming `where`."""
+    """A configuration with some fields changed, nested ones field by field; raises `InputError` naming `where`.
+
+    A search's `mode` is no field: it names what to start from instead of `base`.
+    """
     if not isinstance(changes, dict):
         raise InputError(f"{where}: a table expected, got {changes!r}.")
+    if isinstance(base, SearchConfig) and "mode" in changes:
+        mode = changes["mode"]
+        if mode not in SEARCH_MODES:
+            raise InputError(f"{where}: mode is {mode!r}; expected one of {', '.join(SEARCH_MODES)}.")
+        changes = {name: value for name, value in changes.items() if name != "mode"}
+        return decode(SearchConfig, _merged(to_json(SEARCH_MODES[mode]), changes), where)
     return decode(type(base), _merged(to_json(base), changes), where)
 
 
@@ -283,20 +364,3 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(base.get(name), dict)
     }
     return base | changes | nested
-
-
-def _positive(table: str, config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected more than 0.")
-
-
-def _not_negative(table: str, config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise InputError(f"{table}: {name} is {getattr(config, name)}; expected at least 0.")
-
-
-def _shares(table: str, *shares: float) -> None:
-    if min(shares) <= 0 or abs(sum(shares) - 1) > SHARES_TOLERANCE:
-        raise InputError(f"{table}: the three shares are {list(shares)}; expected each above 0 and a sum of 1.")

@@ -15,6 +15,8 @@ from latencykit.table import Table as LatencyTable
 from latencykit.table_file import table_checksum
 from nas.cells import draw_cells
 from nas.config import REPORT_SPLIT, RunConfig
+from nas.contest import Duel, contest
+from nas.contest import markdown as contest_markdown
 from nas.data import Dataset
 from nas.figures import (
     Frame,
@@ -25,17 +27,19 @@ from nas.figures import (
     read_history,
     save_figure,
 )
+from nas.learning import HISTORY_FILE
 from nas.metrics import FrameScores
-from nas.pareto import pareto_front, plot_pareto
+from nas.pareto import Front, pareto_front, plot_pareto
 from nas.report import RESULTS_NAME, Provenance, write_report
-from nas.results import Selection, choose_selection, read_results
-from nas.scoring import SCORING, Scored, best_seed
+from nas.results import Selection, Subset, choose_selection, read_results
+from nas.scoring import SCORING, Scored, best_seed, read_scores
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
 from nas.workspace import MODEL_FILE, SELECTION, Workspace
 
 CONFIG_FILE = "run.toml"
 FACTS_FILE = "facts.json"
+HELD_OUT: Subset = "held_out"
 MAX_FACTS_BYTES = 1_000_000
 
 
@@ -73,8 +77,8 @@ def make_gallery(
     """
     best = {row.name: best_seed(scores, row.name, config.seeds_of(row)) for row in config.rows}
     searched = [row.name for row in config.rows if row.kind == "search"]
-    if searched:
-        histories = {name: read_history(workspace.seed(name, best[name]).search / "history.jsonl") for name in searched}
+    paths = {name: workspace.seed(name, best[name]).search / HISTORY_FILE for name in searched}
+    if histories := {name: read_history(path) for name, path in paths.items() if path.exists()}:
         save_figure(history_figure(histories), workspace.root / "history.png")
     for name in searched:
         network = read_architecture(workspace.row(name) / "architecture.json")
@@ -96,7 +100,7 @@ def make_gallery(
 
 
 def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:
-    """Write `table.md`, `pareto.png` and `report.html` of a results folder from its `results.csv` and `facts.json`.
+    """Write `table.md`, `pareto.png`, `contest.md` and `report.html` of a results folder from what is stored there.
 
     Args:
         root: the folder.
@@ -113,11 +117,30 @@ def summarise(root: Path, selection: Selection | None = None, reference: str | N
     reference = reference or (REFERENCE_ROW if REFERENCE_ROW in rows else rows[0])
     table = build_table(results, selection, reference=reference, best_by=SELECTION)
     write_text(root / "table.md", markdown_table(table))
-    plot_pareto(pareto_front(table), root / "pareto.png")
+    front = pareto_front(table)
+    plot_pareto(front, root / "pareto.png")
+    if duels := contest_of(root, table, front):
+        write_text(root / "contest.md", contest_markdown(duels))
     provenance = Provenance(facts.data_statement, facts.facts["data sha256"], facts.facts)
     configuration = (root / CONFIG_FILE).read_text(encoding="utf-8")
     write_report(root, table, provenance, {CONFIG_FILE: configuration}, title=facts.title)
     return table
+
+
+def contest_of(root: Path, table: Table, front: Front) -> list[Duel]:
+    """Which hand-made rows of a results folder are beaten; nothing where it has one family of rows or one patient."""
+    if len({point.family for point in front.points}) < 2:
+        return []
+    workspace, split = Workspace(root), table.selection.split
+    good: dict[str, list[FrameScores]] = {}
+    bad: dict[str, list[FrameScores]] = {}
+    for row in table.rows:
+        folders = [workspace.seed(row.row, seed) for seed in row.seeds]
+        good[row.row] = [read_scores(folder.scores(split)) for folder in folders]
+        degraded = [folder.scores(f"{split}-{HELD_OUT}") for folder in folders]
+        bad[row.row] = [read_scores(path) for path in degraded if path.exists()] or good[row.row]
+    several = len({patient for seeds in good.values() for one in seeds for patient in one.patients}) > 1
+    return contest(front, good, bad) if several else []
 
 
 def _facts(dataset: Dataset, table: LatencyTable | None) -> dict[str, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from latencykit.architecture import Network, read_architecture
+from latencykit.architecture import Network, network_floor, read_architecture
 from latencykit.bench import VALIDATION_PROTOCOL
 from latencykit.calibrate import fit_table, fits, networks_to_lower, space_needs
 from latencykit.coverage import lower_all, network_kernels
@@ -21,7 +22,7 @@ from latencykit.files import write_json
 from latencykit.instructions import used_cpu
 from latencykit.interpolation import with_interpolated
 from latencykit.lock import only_writer
-from latencykit.lowering import network_onnx
+from latencykit.lowering import graph_to_onnx, network_onnx
 from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
@@ -32,7 +33,7 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.selection import choose_networks
 from latencykit.space import Architecture
 from latencykit.sweep import build, plan_build
-from latencykit.table import Table, network_id
+from latencykit.table import Table, model_id, network_id
 from latencykit.table_file import load_table, save_table, table_checksum
 from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
@@ -163,31 +164,40 @@ def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> Se
         NotComparableError: no stored edge costs, and this host's instruction set or runtime gives other kernels.
     """
     setting = table.setting(threads)
-    for rhythm in (pace_hz, None):
-        if table.has_edges(setting, macro, rhythm):
-            return cost(table, setting, macro, pace_hz=rhythm)
+    for rate in (pace_hz, None):
+        if table.has_edges(setting, macro, rate):
+            return cost(table, setting, macro, pace_hz=rate)
     table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
     with progress("lower networks", RACED_FIT_NETWORKS + held_out(RACED_FIT_NETWORKS)) as advance:
         samples = lower_samples(macro, RACED_FIT_NETWORKS, advance)
     whole = with_interpolated(table, setting, [kernel for counts in samples.kernels for kernel in counts])
-    return fit_edges(whole, setting, samples, _rhythm(table, setting, pace_hz))
+    return fit_edges(whole, setting, samples, rhythm(table, threads, pace_hz))
 
 
 def network_ms(table: Table, threads: int, network: Architecture, pace_hz: float) -> float:
     """What a table says of one network, lowered on this CPU; errors and rhythm as for `search_costs`."""
     setting = table.setting(threads)
     table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
-    rhythm = _rhythm(table, setting, pace_hz)
-    return predict_kernels(table, setting, network_kernels(network), pace_hz=rhythm, interpolate=True).latency_us / 1000
+    rate = rhythm(table, threads, pace_hz)
+    return predict_kernels(table, setting, network_kernels(network), pace_hz=rate, interpolate=True).latency_us / 1000
 
 
-def _rhythm(table: Table, setting: Setting, pace_hz: float) -> float | None:
-    return pace_hz if table.model(setting, pace_hz) is not None else None
+def rhythm(table: Table, threads: int, pace_hz: float) -> float | None:
+    """The calls a second that a table prices networks at: those asked for, or None where it is back to back only."""
+    return pace_hz if table.model(table.setting(threads), pace_hz) is not None else None
+
+
+@dataclass(frozen=True)
+class RowTiming:
+    """A model timed end to end, and in the same run its floor: input and head without the two networks."""
+
+    pair: Measurement
+    floor: Measurement
 
 
 def measure_rows(
     models: Mapping[Path, Path], setting: Setting, pace_hz: float | None, processes: int, store: Path
-) -> dict[Path, Measurement]:
+) -> dict[Path, RowTiming]:
     """Time exported models end to end, interleaved in one run; models of one architecture are timed once.
 
     A model that is not here, since only its architecture was published, is timed with random weights. What `store`
@@ -202,18 +212,29 @@ def measure_rows(
         store: JSON file of what was timed.
     """
     names = {model: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for model, file in models.items()}
+    floors = {
+        model: bytes(graph_to_onnx(network_floor(read_architecture(file))).SerializeToString())
+        for model, file in models.items()
+    }
+    floor_names = {model: f"floor of {model_id(content)}" for model, content in floors.items()}
     cpu = used_cpu()
     group = f"{cpu.model}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
     kept = _stored(store)
-    if not kept.get(group, {}).keys() >= set(names.values()):
-        unique = {name: model for model, name in reversed(names.items())}
-        title = f"time the models, {setting}, {f'{pace_hz:g} Hz' if pace_hz else 'back to back'}"
-        with TemporaryDirectory() as scratch, progress(title, len(unique) * processes) as advance:
-            there = [model if model.exists() else _like(models[model], Path(scratch)) for model in unique.values()]
-            found = measure_models(there, setting, pace_hz, processes, advance)
+    if not kept.get(group, {}).keys() >= {*names.values(), *floor_names.values()}:
+        with TemporaryDirectory() as scratch:
+            unique = {
+                name: model if model.exists() else _like(models[model], Path(scratch))
+                for model, name in reversed(names.items())
+            }
+            for model, name in floor_names.items():
+                unique[name] = Path(scratch) / f"{name}.onnx"
+                unique[name].write_bytes(floors[model])
+            title = f"time the models, {setting}, {f'{pace_hz:g} Hz' if pace_hz else 'back to back'}"
+            with progress(title, len(unique) * processes) as advance:
+                found = measure_models([*unique.values()], setting, pace_hz, processes, advance)
         kept[group] = {name: one.measurement for name, one in zip(unique, found, strict=True)}
         write_json(store, to_json(kept))
-    return {model: kept[group][name] for model, name in names.items()}
+    return {model: RowTiming(kept[group][name], kept[group][floor_names[model]]) for model, name in names.items()}
 
 
 def _like(architecture: Path, folder: Path) -> Path:

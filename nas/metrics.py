@@ -6,7 +6,7 @@ its error, Pearson's r and the area under the ROC curve are always beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class FrameScores:
         acceptance: Dice below which a frame should be rejected.
         trivial: scores by name that cost nothing and are higher the worse a frame looks, each float (N,): a quality
             network must beat them.
+        patients: whom each frame shows; none where that is not known.
     """
 
     dice: Floats
@@ -45,12 +46,14 @@ class FrameScores:
     dice_constant: float
     acceptance: float = ACCEPTANCE_DICE
     trivial: Mapping[str, Floats] = field(default_factory=dict)
+    patients: tuple[str, ...] = ()
 
     def select(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> FrameScores:
         """The frames at `index`, a mask or positions, repeated ones too: a subset, or one draw of a bootstrap."""
         arrays = (self.dice, self.hd95_mm, self.asd_mm, self.dice_predicted)
         trivial = {name: array[index] for name, array in self.trivial.items()}
-        return FrameScores(*(array[index] for array in arrays), self.dice_constant, self.acceptance, trivial)
+        chosen = tuple(np.asarray(self.patients)[index].tolist()) if self.patients else ()
+        return FrameScores(*(array[index] for array in arrays), self.dice_constant, self.acceptance, trivial, chosen)
 
     def summary(self) -> Scores:
         """Means over the frames; raises `InputError` where there is none."""
@@ -124,6 +127,7 @@ def frame_scores(
     dice_constant: float,
     acceptance: float = ACCEPTANCE_DICE,
     uncertainty: npt.NDArray[np.floating] | None = None,
+    patients: Sequence[str] = (),
 ) -> FrameScores:
     """Score predicted masks and predicted Dice values, frame by frame.
 
@@ -135,6 +139,7 @@ def frame_scores(
         dice_constant: mean Dice of the training frames.
         acceptance: Dice below which a frame should be rejected.
         uncertainty: float (N,), `Predictions.uncertainty`, a trivial score where it is known.
+        patients: whom each frame shows, N names, where known.
 
     Raises:
         InputError: arrays that do not fit together, hold other values, or hold no frame.
@@ -149,6 +154,8 @@ def frame_scores(
     ):
         if array.shape != shape:
             raise InputError(f"scores: {name} has the shape {array.shape}; expected {shape}.")
+    if patients and len(patients) != frames:
+        raise InputError(f"scores: {len(patients)} patients for {frames} frames; expected one for each.")
     if not np.isfinite(quality).all():
         raise InputError("scores: dice_predicted holds values that are not finite; the network diverged.")
     if not (np.isfinite(spacing) & (spacing > 0)).all():
@@ -161,8 +168,9 @@ def frame_scores(
     if uncertainty is not None:
         trivial["uncertainty"] = np.asarray(uncertainty, np.float64)
     return FrameScores(
-        _dice(predicted, true), hd95_mm, asd_mm, quality, float(dice_constant), float(acceptance), trivial
-    )
+        _dice(predicted, true), hd95_mm, asd_mm, quality, float(dice_constant), float(acceptance), trivial,
+        tuple(patients),
+    )  # fmt: skip
 
 
 def pearson_r(a: Floats, b: Floats) -> float | None:

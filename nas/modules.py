@@ -162,6 +162,17 @@ class GraphModule(nn.Module):
         """All other parameters."""
         return [p for node in self._part(quality=True) for p in self.operations[node.name].parameters()]
 
+    def ignore(self, node: str, channels: Sequence[int]) -> None:
+        """Hold the weights by which convolutions read these channels of a node at 0, now and in training."""
+        for reader in self.graph.nodes:
+            if node in reader.inputs:
+                weight = self.operations[reader.name].get_parameter("conv.weight")
+                seen = torch.ones_like(weight)
+                seen[:, list(channels)] = 0
+                with torch.no_grad():
+                    weight.mul_(seen)
+                weight.register_hook(lambda gradient, seen=seen: gradient * seen.to(gradient.device))
+
     def train_parts(self, segmentation: bool, quality: bool) -> None:
         """Put each part in training or evaluation mode, which decides about its batch statistics."""
         self.training = segmentation or quality

@@ -7,7 +7,8 @@ epoch.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from latencykit.errors import InputError, UsageError
 from latencykit.files import write_text
 from latencykit.lock import only_writer
 from latencykit.macro import Macro
-from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.table import Table
 from latencykit.table_file import table_checksum
@@ -33,7 +33,7 @@ from nas.export import export
 from nas.finished import check_finished
 from nas.flops import paper_flops
 from nas.gallery import CONFIG_FILE, make_gallery
-from nas.latency import ensure_table, measure_rows, validate_table, with_kernels_of
+from nas.latency import RowTiming, ensure_table, measure_rows, validate_table, with_kernels_of
 from nas.learning import ARCHITECTURE_FILE
 from nas.metrics import FrameScores
 from nas.provenance import commit
@@ -56,6 +56,7 @@ from nas.trained import Trained
 from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
 
 MEASURING_PROCESSES = 3
+LATENCY_TABLE = "latencies.md"
 PRICES = "prices.json"
 """A run's copy of the latency table, with the kernels of the macro configurations that its rows choose among."""
 PRICING_NETWORKS = 120
@@ -76,9 +77,16 @@ class Task:
 
 
 def run(
-    config: RunConfig, source: Path, out: Path, final: bool, jobs: int, say: Say, cluster: str | None = None
+    config: RunConfig,
+    source: Path,
+    out: Path,
+    final: bool,
+    jobs: int,
+    say: Say,
+    cluster: str | None = None,
+    only: Collection[str] = (),
 ) -> None:
-    """Do everything that a configuration asks for.
+    """Do everything that a configuration asks for, all at once or a few rows at a time.
 
     Args:
         config: the run.
@@ -88,6 +96,7 @@ def run(
         jobs: rows and seeds that train side by side, each on its share of the processors.
         say: told what begins.
         cluster: a Ray cluster that searches and trains instead of this machine (`nas.engines`).
+        only: rows to search and train now, all where none is named; the results are of whatever is finished.
 
     Raises:
         LatencyKitError: whatever a stage raises; what was done is kept.
@@ -97,6 +106,8 @@ def run(
     workspace = Workspace(out)
     for row in config.rows:
         workspace.row(row.name)
+    if unknown := sorted(set(only) - {row.name for row in config.rows}):
+        raise UsageError(f"--only {unknown[0]}: no such row; there are {', '.join(row.name for row in config.rows)}.")
     say(f"data: {config.data.kind}")
     dataset = load(config.data)
     check_finished(config, dataset, workspace)
@@ -114,13 +125,15 @@ def run(
         threads, macro = config.threads[-1], priced_macros(searched[-1])[-1]
         if not validate_table(table, macro, threads, config.validation_networks, out):
             say("  the table is of another machine: searched with as it is, not validated here")
-    _train_all(config, table, workspace, jobs, cluster, say)
+    _train_all(config, table, workspace, jobs, cluster, say, only)
+    config_sha, config = config.sha256(), _finished(config, workspace)
     say("scores")
     scores = _score_all(config, dataset, workspace, final)
     _choose_best(config, workspace, scores)
     say("latencies")
     latencies = _time_all(config, workspace)
-    _enter_results(config, table, workspace, scores, latencies)
+    _enter_results(config_sha, table, workspace, scores, latencies)
+    write_text(out / LATENCY_TABLE, _latency_table(config, workspace, latencies))
     say("pictures and report")
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
 
@@ -142,18 +155,34 @@ def priced_macros(row: Row) -> list[Macro]:
 
 
 def _train_all(
-    config: RunConfig, table: Table | None, workspace: Workspace, jobs: int, cluster: str | None, say: Say
+    config: RunConfig,
+    table: Table | None,
+    workspace: Workspace,
+    jobs: int,
+    cluster: str | None,
+    say: Say,
+    only: Collection[str],
 ) -> None:
     """Search and train every row under every seed, `jobs` at a time, each on its share of the processors."""
     share = max(1, torch.get_num_threads() // jobs)
     tasks = [
         Task(config, row, seed, table if row.kind == "search" else None, workspace.root.resolve(), share)
         for row, seed in config.tasks()
-        if not workspace.seed(row.name, seed).is_finished
+        if not workspace.seed(row.name, seed).is_finished and (not only or row.name in only)
     ]
     say(f"search and train: {len(tasks)} of {len(config.tasks())} to do")
     for done, outcome in enumerate(outcomes(tasks, _do_task, jobs, cluster, share), start=1):
         say(f"  {outcome} ({done}/{len(tasks)})")
+
+
+def _finished(config: RunConfig, workspace: Workspace) -> RunConfig:
+    """The rows and seeds of a configuration that are searched and trained."""
+    rows = []
+    for row in config.rows:
+        seeds = tuple(seed for seed in config.seeds_of(row) if workspace.seed(row.name, seed).is_finished)
+        if seeds:
+            rows.append(replace(row, seeds=seeds))
+    return replace(config, rows=tuple(rows))
 
 
 _loaded = lru_cache(maxsize=1)(load)
@@ -246,7 +275,11 @@ def _choose_best(config: RunConfig, workspace: Workspace, scores: Scored) -> Non
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
 
 
-def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, float], Measurement]:
+Timings = dict[tuple[Path, int, float], RowTiming]
+"""By model, threads and calls a second, 0 being back to back."""
+
+
+def _time_all(config: RunConfig, workspace: Workspace) -> Timings:
     """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
     folders = [workspace.seed(row.name, seed) for row, seed in config.tasks()]
     models = {folder.model: folder.train / "architecture.json" for folder in folders}
@@ -259,21 +292,21 @@ def _time_all(config: RunConfig, workspace: Workspace) -> dict[tuple[Path, int, 
 
 
 def _enter_results(
-    config: RunConfig,
+    config_sha: str,
     table: Table | None,
     workspace: Workspace,
     scores: Scored,
-    latencies: dict[tuple[Path, int, float], Measurement],
+    latencies: Timings,
 ) -> None:
     """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
     lines = []
-    config_sha, here = config.sha256(), commit()
+    here = commit()
     for (name, seed, split), by_subset in scores.items():
         folder = workspace.seed(name, seed)
         graph = network_graph(read_architecture(folder.train / "architecture.json"))
         for subset, subset_scores in by_subset.items():
             summary = subset_scores.summary()
-            for (model, threads, pace_hz), measured in latencies.items():
+            for (model, threads, pace_hz), timing in latencies.items():
                 if model != folder.model:
                     continue
                 lines.append(
@@ -282,13 +315,35 @@ def _enter_results(
                         dice=summary.dice, hd95_mm=summary.hd95_mm, asd_mm=summary.asd_mm, mae=summary.mae,
                         mae_constant=summary.mae_constant, pearson_r=summary.pearson_r, auroc=summary.auroc,
                         threads=threads, pace_hz=pace_hz,
-                        p50_ms=measured.median_us / 1000,
-                        p99_ms=measured.percentile_us(99) / 1000,
+                        p50_ms=timing.pair.median_us / 1000,
+                        p99_ms=timing.pair.percentile_us(99) / 1000,
                         macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
                         config_sha=config_sha, table_sha=table_checksum(table) if table else "", commit=here,
                     )
                 )  # fmt: skip
     append(workspace.results, lines)
+
+
+def _latency_table(config: RunConfig, workspace: Workspace, latencies: Timings) -> str:
+    """Each row's latency under every condition as Markdown, the floor that no search changes apart."""
+    conditions = list(dict.fromkeys((threads, pace_hz) for _, threads, pace_hz in latencies))
+    heads = [f"{threads} thr, {f'{pace_hz:g} Hz' if pace_hz else 'on end'}" for threads, pace_hz in conditions]
+    lines = ["| row | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+    for row in config.rows:
+        cells = []
+        for condition in conditions:
+            timings = [latencies[workspace.seed(row.name, seed).model, *condition] for seed in config.seeds_of(row)]
+            whole, floor = (
+                statistics.fmean(getattr(timing, part).median_us for timing in timings) / 1000
+                for part in ("pair", "floor")
+            )
+            cells.append(f"{whole:.3f} = {floor:.3f} + {whole - floor:.3f}")
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    note = (
+        "Median ms of a frame, means over seeds: the whole pair = its floor (the image's way in, the maps' way out, "
+        "timed as a model of its own in the same run) + the two networks."
+    )
+    return "\n".join((*lines, "", note)) + "\n"
 
 
 def with_threads(config: RunConfig, threads: int) -> RunConfig:

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from latencykit.architecture import read_architecture, write_architecture
+from latencykit.edges import SearchCosts
 from latencykit.errors import InputError, MissingRowError, UsageError
 from latencykit.files import write_json
 from latencykit.lines import Show
+from latencykit.macro import Macro
 from latencykit.progress import progress
 from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
-from nas.config import RaceConfig, TrainConfig
+from nas.config import RaceConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
 from nas.distributed import first_alone, shown_once
 from nas.macro_space import MacroSpace
 from nas.randomness import Stream, numpy_generator
+from nas.search import search
 from nas.train import train
 
 RACE_FILE = "race.json"
@@ -92,6 +95,28 @@ class Judge:
         return Entry(network, predicted_ms, epochs, facts.dice_selection, mae, score)
 
 
+@dataclass(frozen=True)
+class SupernetJudge(Judge):
+    """Searches the cells of candidates' macro configurations, for few epochs; what counts is what is derived.
+
+    Attributes:
+        settings: of the search; its epochs are the race's.
+        costs: of a macro configuration's candidates.
+    """
+
+    settings: SearchConfig = field(kw_only=True)
+    costs: Callable[[Macro], SearchCosts] = field(kw_only=True)
+
+    def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
+        """Search in a network's macro configuration for so many epochs, or go on with that."""
+        warmup = round(epochs * self.settings.warmup_epochs / self.settings.epochs)
+        settings = replace(self.settings, epochs=epochs, warmup_epochs=min(max(1, warmup), epochs - 1))
+        found = search(settings, self.dataset, network.macro, self.costs(network.macro), self.seed, out, self.show)
+        last = found.history[-1]
+        dice, mae = last["dice_derived"], last["mae_selection"]
+        return Entry(found.architecture, last["derived_ms"], epochs, dice, mae, dice - self.config.quality_weight * mae)
+
+
 def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path) -> Race:
     """Race networks of all macro configurations that meet a target, or go on with a race that was stopped.
 
@@ -99,7 +124,7 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
         space: the macro configurations.
         price: of a network, ms.
         target_ms: what the winner may take.
-        judge: how candidates are trained and what counts.
+        judge: how candidates are trained, or their supernets searched, and what counts.
         out: the race's folder.
 
     Raises:
@@ -108,6 +133,8 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
     """
     config = judge.config
     asked = {"space": space, "target_ms": target_ms, "config": config, "training": judge.training, "seed": judge.seed}
+    if isinstance(judge, SupernetJudge):
+        asked["search"] = judge.settings
     first_alone(lambda: _require_same(out, asked | {"data_sha256": judge.dataset.sha256}))
     networks = first_alone(lambda: _drawn(space, price, target_ms, judge, out))
     standing = list(range(len(networks)))
@@ -117,7 +144,7 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
         standing = sorted(standing, key=lambda n: -entries[n].score)
         rounds.append(tuple(entries[n] for n in standing))
         standing = standing[: max(1, len(standing) // config.keep_one_of)]
-    return Race(networks[standing[0]][0], tuple(rounds))
+    return Race(rounds[-1][0].network, tuple(rounds))
 
 
 def _require_same(out: Path, asked: dict[str, Any]) -> None:

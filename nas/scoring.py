@@ -65,8 +65,9 @@ def score_model(model: Path, dataset: Dataset, constant_key: str = DICE_CONSTANT
         predictor: Predictor = counted
         found = predict(dataset, predictor)
     return frame_scores(
-        found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant, uncertainty=found.uncertainty
-    )
+        found.masks, dataset.masks, found.dice, dataset.spacing_mm, constant,
+        uncertainty=found.uncertainty, patients=dataset.patients.tolist(),
+    )  # fmt: skip
 
 
 Scored = dict[tuple[str, int, str], dict[Subset, FrameScores]]
@@ -99,18 +100,32 @@ class _ScoresFile:
     dice_constant: float
     acceptance: float
     trivial: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    patients: tuple[str, ...] = ()
+
+    def scores(self) -> FrameScores:
+        arrays = (self.dice, self.hd95_mm, self.asd_mm, self.dice_predicted)
+        trivial = {name: np.array(values, np.float64) for name, values in self.trivial.items()}
+        floats = (np.array(a, np.float64) for a in arrays)
+        return FrameScores(*floats, self.dice_constant, self.acceptance, trivial, self.patients)
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:
     """The scores at `path`, None where they are absent or of another data set or model; the model may be elsewhere."""
     if not path.exists():
         return None
-    file = decode(_ScoresFile, read_json(path, MAX_SCORES_BYTES), str(path))
+    file = _read(path)
     if file.data_sha != dataset.sha256 or (model.exists() and file.model_sha != file_sha256(model)):
         return None
-    arrays = (file.dice, file.hd95_mm, file.asd_mm, file.dice_predicted)
-    trivial = {name: np.array(values, np.float64) for name, values in file.trivial.items()}
-    return FrameScores(*(np.array(a, np.float64) for a in arrays), file.dice_constant, file.acceptance, trivial)
+    return file.scores()
+
+
+def read_scores(path: Path) -> FrameScores:
+    """The scores at `path`, whatever they are of; raises `InputError` where there are none."""
+    return _read(path).scores()
+
+
+def _read(path: Path) -> _ScoresFile:
+    return decode(_ScoresFile, read_json(path, MAX_SCORES_BYTES), str(path))
 
 
 def write_scores(path: Path, scores: FrameScores, model: Path, dataset: Dataset) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from latencykit.architecture import write_architecture
+from latencykit.edges import SearchCosts
 from latencykit.errors import InputError
 from latencykit.files import write_json
 from latencykit.lines import Show
@@ -26,9 +27,9 @@ from nas.data import Dataset
 from nas.derive import Rule
 from nas.distributed import is_first
 from nas.figures import save_figure
-from nas.latency import network_ms, search_costs
+from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
-from nas.race import Entry, Judge, Race, race
+from nas.race import Entry, Judge, Race, SupernetJudge, race
 from nas.race_figure import race_figure
 from nas.search import search
 from nas.search_state import derive_run
@@ -48,7 +49,7 @@ class Found:
         architecture: the outcome.
         latency_ms: of it, by the table.
         pace_hz: calls a second that the search's costs hold for; None is back to back.
-        history: of the differentiable search, one record an epoch.
+        history: of the differentiable search, one record an epoch; none where a race alone decided.
         finalists: with stages, what each finalist reached; by `raced` or the rule that derived it.
         race: the first stage, where there was one.
     """
@@ -95,27 +96,37 @@ def search_row(
         costs = search_costs(table, threads, macro, run.pace_hz)
         result = search(settings, dataset, macro, costs, seed, out, show)
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
-    target_ms, folder = target_of(row, settings), out / "race"
-    judge = Judge(run.race, run.train_of(row), dataset, seed, show)
+    target_ms, folder, racing = target_of(row, settings), out / "race", run.race_of(row)
+    judge = Judge(racing, run.train_of(row), dataset, seed, show)
 
     def price(network: Architecture) -> float:
         return network_ms(table, threads, network, run.pace_hz)
 
-    raced = race(row.macros, price, target_ms, judge, folder)
-    costs = search_costs(table, threads, raced.winner.macro, run.pace_hz)
-    result = search(settings, dataset, raced.winner.macro, costs, seed, out, show)
+    def costs_of(macro: Macro) -> SearchCosts:
+        return search_costs(table, threads, macro, run.pace_hz)
+
+    racers = judge
+    if racing.racers == "supernets":
+        racers = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
+    raced = race(row.macros, price, target_ms, racers, folder)
     finalists = {RACED: raced.rounds[-1][0]}
-    for rule in get_args(Rule):
-        network = derive_run(out, rule)
-        known = [entry.network for entry in finalists.values()]
-        if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
-            finalists[rule] = judge(network, cost_ms, run.race.epochs[-1], folder / rule)
+    if racers is not judge:  # not trained as the others will be
+        finalists[RACED] = judge(raced.winner, raced.rounds[-1][0].predicted_ms, racing.epochs[-1], folder / RACED)
+    history: Sequence[Mapping[str, Any]] = ()
+    if racing.search_cells:
+        history = search(settings, dataset, raced.winner.macro, costs_of(raced.winner.macro), seed, out, show).history
+        for rule in get_args(Rule):
+            network = derive_run(out, rule)
+            known = [entry.network for entry in finalists.values()]
+            if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
+                finalists[rule] = judge(network, cost_ms, racing.epochs[-1], folder / rule)
     best = max(finalists.values(), key=lambda entry: entry.score)
     if is_first():
         write_architecture(out / ARCHITECTURE_FILE, best.network)
         save_figure(race_figure(raced, finalists), out / RACE_PICTURE)
         write_json(out / FINALISTS_FILE, to_json(finalists))
-    return Found(best.network, best.predicted_ms, costs.pace_hz, result.history, finalists, raced)
+    pace_hz = rhythm(table, threads, run.pace_hz)
+    return Found(best.network, best.predicted_ms, pace_hz, history, finalists, raced)
 
 
 def target_of(row: Row, settings: SearchConfig) -> float:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from latencykit.architecture import Network, architecture_to_json, network_graph
+from latencykit.builder import QUALITY_CHANNELS, QUALITY_INPUT
 from latencykit.errors import InterruptedRunError
 from latencykit.lines import Show
 from latencykit.progress import Stopwatch, progress
@@ -109,6 +110,7 @@ class _Run:
         graph = network_graph(network)
         self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
         self._module.set_statistics(dataset.channel_statistics())
+        self._module.ignore(QUALITY_INPUT, [c for name in config.quality_without for c in QUALITY_CHANNELS[name]])
         self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
         self._size = next(iter(graph.inputs.values()))[1]
         parts = training_parts(dataset, config)

@@ -3,7 +3,7 @@
 ::
 
     OUT/
-      results.csv  table.md  report.html  run.toml  final.jsonl
+      results.csv  table.md  contest.md  latencies.md  report.html  run.toml  final.jsonl
       validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
       latencies.json               what was timed, so that a rerun does not time it again
       <row>/model.onnx             the seed that is best on the selection patients

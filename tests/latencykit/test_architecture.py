@@ -1,6 +1,7 @@
 """architecture.json: the way there and back, and what is refused."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from latencykit.architecture import (
     architecture_from_json,
     architecture_to_json,
+    network_floor,
     network_graph,
     read_architecture,
     write_architecture,
@@ -100,3 +102,23 @@ def test_what_is_no_object_is_refused_and_named(tmp_path: Path, text: str) -> No
     path.write_text(text)
     with pytest.raises(InputError, match=r"a\.json"):
         read_architecture(path)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Baseline(width=4, depth=2, stride=4, image_size=64),
+        sample_architectures(Macro(64, 4, 2, (4, 4, 8), (4, 8), 1, output_stride=2), 1, seed=0)[0],
+    ],
+)
+def test_the_floor_of_a_pair_is_its_input_and_head(network):
+    floor, whole = network_floor(network), network_graph(network)
+    assert {name: floor.shapes[node] for name, node in floor.outputs.items()} == {
+        name: whole.shapes[node] for name, node in whole.outputs.items()
+    }
+    roles = Counter(node.role for node in whole.nodes)
+    of_floor = Counter(node.role for node in floor.nodes)
+    assert of_floor["head"] == roles["head"]
+    assert of_floor["uncertainty"] == roles["uncertainty"]
+    assert set(of_floor) <= {"input", "head", "uncertainty", "concat"}
+    assert 0 < floor.macs < whole.macs / 2

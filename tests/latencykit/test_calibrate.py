@@ -5,11 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from latencykit.baselines import Baseline
 from latencykit.calibrate import (
     CALIBRATION_SEED,
+    HAND_MADE_DEPTH,
+    HAND_MADE_QUALITY_WIDTH,
+    HAND_MADE_WIDTHS,
     LIGHTEST_NETWORKS,
-    SAMPLED_NETWORKS,
     SpaceNeeds,
+    calibration_networks,
     fit_table,
     networks_to_lower,
     space_needs,
@@ -23,6 +27,7 @@ from latencykit.macro import Macro
 from latencykit.minimisers import minimisers, work
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures, sparse_architectures
+from latencykit.selection import unet_family
 from latencykit.space import CELL_TYPES
 from latencykit.table import LoweredNetwork, Table, network_id
 from tests.latencykit.made_up import (
@@ -62,17 +67,18 @@ def test_few_networks_hold_all_kernels_of_a_space(tiny_needs: SpaceNeeds):
         assert set(network_kernels(architecture)) <= set(tiny_needs.keys)
 
 
-def test_calibration_networks_are_of_four_kinds_under_names_of_their_content(
+def test_calibration_networks_are_of_five_kinds_under_names_of_their_content(
     tiny_needs: SpaceNeeds,
 ):
     uniform, sparse = sample_architectures(TINY, 6, CALIBRATION_SEED), sparse_architectures(TINY, 5, CALIBRATION_SEED)
     plain = plain_networks(TINY)
     light = minimisers(TINY, work(TINY), LIGHTEST_NETWORKS, CALIBRATION_SEED, plain)
-    expected = [*plain, *uniform, *sparse, *light]
+    pairs = [Baseline(w, HAND_MADE_DEPTH, 1, HAND_MADE_QUALITY_WIDTH, TINY.image_size) for w in HAND_MADE_WIDTHS]
+    expected = [*plain, *uniform, *sparse, *light, *pairs]
     assert [network.network for network in tiny_needs.calibration] == expected
     assert [network.id for network in tiny_needs.calibration] == [network_id(a) for a in expected]
     for network in (tiny_needs.calibration[0], tiny_needs.calibration[-1]):
-        assert isinstance(network.network, type(expected[0]))
+        assert network.network is not None
         assert dict(network.kernels) == dict(network_kernels(network.network))
 
 
@@ -89,20 +95,30 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
     ticks: list[int] = []
     needs = space_needs([ONE_NODE, OTHER], 5, 2, lambda: ticks.append(1))
     assert needs.macros == (ONE_NODE, OTHER)
-    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)) + LIGHTEST_NETWORKS)
-    assert (
-        len(needs.calibration) == len({network.id for network in needs.calibration}) == 2 * (2 + 5 + LIGHTEST_NETWORKS)
-    )
+    pairs = len(HAND_MADE_WIDTHS)
+    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)) + LIGHTEST_NETWORKS + pairs)
+    assert len({network.id for network in needs.calibration}) == len(needs.calibration)
+    assert len(needs.calibration) == 2 * (2 + 5 + LIGHTEST_NETWORKS) + pairs  # the pairs are of one input stride
     alone = [set(space_needs([macro], 5, 2).keys) for macro in (ONE_NODE, OTHER)]
     assert set(needs.keys) == alone[0] | alone[1]
     assert alone[0] & alone[1] > {CALL_OVERHEAD}
     assert len(needs.keys) == len(set(needs.keys))
 
 
+def test_hand_made_pairs_that_are_calibrated_with_are_none_that_are_validated_or_compared_with():
+    for stride in (1, 2, 4, 8):
+        timed = calibration_networks(Macro(segmentation_stride=stride, quality_stride=stride), 2)
+        pairs = [network for network in timed if isinstance(network, Baseline)]
+        assert len(pairs) == len(HAND_MADE_WIDTHS)
+        assert {pair.stride for pair in pairs} == {stride}
+        assert not {pair.quality_width for pair in pairs} & {pair.quality_width for pair in unet_family(72, 0)}
+    odd = Macro(48, 4, 1, segmentation_widths=(4, 4, 4), quality_widths=(4, 4))  # 12 pixels halve twice
+    assert {pair.depth for pair in calibration_networks(odd, 2) if isinstance(pair, Baseline)} == {2}
+
+
 def test_the_steps_are_known_before_roughly():
-    needed = (
-        FIT_NETWORKS + held_out(FIT_NETWORKS) + SAMPLED_NETWORKS + LIGHTEST_NETWORKS + len(plain_networks(ONE_NODE))
-    )
+    timed = calibration_networks(ONE_NODE)
+    needed = FIT_NETWORKS + held_out(FIT_NETWORKS) + len(timed)
     assert networks_to_lower() <= needed <= networks_to_lower() + 8
 
 

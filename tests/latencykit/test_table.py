@@ -195,6 +195,7 @@ def test_facts_that_change_from_day_to_day_do_not_make_another_machine(table: Ta
 
 def test_lowering_for_another_instruction_set_or_runtime_is_refused(table: Table):
     table.require_same_kernels(dataclasses.replace(CPU, model="Another", physical_cores=64), RUNTIME)
+    table.require_same_kernels(dataclasses.replace(CPU, isa=("avx2", "avx_vnni", "avx512_bf16")), RUNTIME)
     with pytest.raises(NotComparableError, match=r"CPU with avx2, this one has avx2, avx512f: .*kit make"):
         table.require_same_kernels(dataclasses.replace(CPU, isa=("avx2", "avx512f")), RUNTIME)
     with pytest.raises(NotComparableError, match=r"avx2, this one has none"):

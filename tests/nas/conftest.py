@@ -1,5 +1,6 @@
 """A tiny data set, macro configuration and costs, for tests that learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from latencykit.edges import SearchCosts
 from latencykit.macro import Macro
 from latencykit.space import CELL_TYPES, cell_edges
-from nas.config import SearchConfig, TrainConfig
+from nas.config import SEARCH_MODES, TrainConfig
 from nas.data import Dataset
 from tests.nas.tiny_run import TinyRun, tiny_run
 
@@ -72,7 +73,8 @@ def costs(macro):
 
 @pytest.fixture
 def search_config():
-    return SearchConfig(epochs=3, warmup_epochs=1, batch_size=4, max_steps_per_epoch=2)
+    """The paper's, short."""
+    return replace(SEARCH_MODES["paper"], epochs=3, warmup_epochs=1, batch_size=4, max_steps_per_epoch=2)
 
 
 @pytest.fixture

@@ -338,16 +338,16 @@ def test_run_says_what_it_made(finished_run):
 def test_run_names_its_folder_after_the_configuration_unless_told(finished_run, tmp_path, monkeypatch):
     asked = []
 
-    def fake(config, source, out, final, jobs, say, cluster):
-        asked.append((config.name, config.table, source, str(out), final, jobs, cluster))
+    def fake(config, source, out, final, jobs, say, cluster, only):
+        asked.append((config.name, config.table, source, str(out), final, jobs, cluster, only))
         out.mkdir(parents=True)
         (out / "table.md").write_text("a table")
 
     monkeypatch.setattr(pipeline, "run", fake)
     monkeypatch.chdir(tmp_path)
-    shown = nas("run", finished_run.config, "--table", "t.json", "--jobs", 3, "--cluster", "auto")
+    shown = nas("run", finished_run.config, "--table", "t.json", "--jobs", 3, "--cluster", "auto", "--only", "a")
     assert "a table" in shown.out
-    assert asked == [("tiny", "t.json", finished_run.config, "out/tiny", False, 3, "auto")]
+    assert asked == [("tiny", "t.json", finished_run.config, "out/tiny", False, 3, "auto", ("a",))]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from latencykit.baselines import Baseline
 from latencykit.errors import InputError
 from latencykit.macro import Macro
-from nas.config import Row, RunConfig, SearchConfig, TrainConfig, load_run, overridden
+from nas.config import SEARCH_MODES, Row, RunConfig, SearchConfig, TrainConfig, load_run, overridden
 
 WHOLE = """
 name = "small"
@@ -93,6 +94,16 @@ def test_a_row_overrides_fields_and_keeps_the_rest_nested_ones_too(tmp_path):
         ("warmup_epochs = 4", "warmup_epochs = 10", "leaves none for the architecture"),
         ("[data]", "[data", "cannot be read as TOML"),
         ('name = "small"', "train = 3", "train: a table expected"),
+        ("epochs = 10", 'mode = "papre"', "search: mode is 'papre'; expected one of default, paper"),
+        ("search = { target_ms = 3,", "targets = []\nsearch = {", "targets is \\[\\]; expected milliseconds"),
+        ("search = { target_ms = 3,", 'targets = ["3"]\nsearch = {', "expected milliseconds"),
+        ("search = { target_ms = 3,", "targets = [2]\nsearch = { target_ms = 3,", "no `target_ms` beside them"),
+        (
+            "search = { target_ms = 3,",
+            "race = { epoch = 3 }\nsearch = {",
+            "row 'searched': race: unknown field 'epoch'",
+        ),
+        ("train = { epochs = 7 }", "macros = {}", "expected one of them"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_field(tmp_path, old, new, message):
@@ -124,10 +135,38 @@ def test_a_rows_kind_decides_which_fields_it_may_have():
         Row("a", "search", baseline=Baseline())
 
 
+def test_a_mode_names_what_a_search_starts_from(tmp_path):
+    text = WHOLE.replace("search = { target_ms = 3,", 'search = { mode = "paper", target_ms = 3,')
+    searched = load(tmp_path, text).search_of(load(tmp_path, text).rows[1])
+    paper = SEARCH_MODES["paper"]
+    assert (paper.epochs, paper.warmup_epochs, paper.lambda_quality, paper.lambda_latency) == (80, 40, 1.0, 0.001)
+    assert (paper.paths, paper.dice_weight, paper.target_ms) == ("all", 0.0, None)
+    augmentation = replace(paper.augmentation, scale=0.2)
+    assert searched == replace(paper, target_ms=3.0, augmentation=augmentation)  # nothing of [search]
+    general = load(tmp_path, WHOLE.replace("epochs = 10", 'mode = "paper"\nepochs = 70')).search
+    assert (general.epochs, general.warmup_epochs, general.weight_optimiser) == (70, 4, "sgd")
+
+
+def test_a_row_of_several_targets_is_a_row_for_each(tmp_path):
+    text = WHOLE.replace("search = { target_ms = 3,", "targets = [0.7, 12]\nsearch = {")
+    config = load(tmp_path, text)
+    assert [row.name for row in config.rows] == ["U-Net", "searched-0.7", "searched-12"]
+    assert [config.search_of(row).target_ms for row in config.rows[1:]] == [0.7, 12.0]
+    assert config.search_of(config.rows[2]).augmentation.scale == 0.2
+
+
+def test_a_row_has_its_own_race(tmp_path):
+    config = load(tmp_path, WHOLE.replace("search = {", "race = { epochs = [27], search_cells = false }\nsearch = {"))
+    race = config.race_of(config.rows[1])
+    assert (race.epochs, race.search_cells, race.candidates) == ((27,), False, config.race.candidates)
+    with pytest.raises(InputError, match="is a baseline"):
+        Row("a", "baseline", race={"candidates": 3})
+
+
 def test_overriding_leaves_the_base_as_it_was():
     base = SearchConfig()
     assert overridden(base, {"epochs": 50}, "here").epochs == 50
-    assert base.epochs == 80
+    assert base.epochs == 20
 
 
 RACED = 'kind = "search"\nmacros = { segmentation_stride = [4, 8] }\n'

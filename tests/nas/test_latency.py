@@ -207,10 +207,11 @@ def test_models_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "measure_models", fake)
     found = measure_rows(models, Setting(1), 30.0, 5, tmp_path / "latencies.json")
     ((paths, threads, pace_hz, processes),) = asked
-    assert (len(paths), threads, pace_hz, processes) == (2, 1, 30.0, 5)
+    assert (len(paths), threads, pace_hz, processes) == (3, 1, 30.0, 5)  # two architectures and their floor
     assert found.keys() == models.keys()
-    a0, b0, a1 = (found[path].median_us for path in models)
+    a0, b0, a1 = (found[path].pair.median_us for path in models)
     assert a0 == a1 != b0
+    assert len({found[path].floor.median_us for path in models}) == 1
 
 
 def test_what_was_timed_is_not_timed_again_until_a_model_is_added(tmp_path, monkeypatch):
@@ -226,10 +227,10 @@ def test_what_was_timed_is_not_timed_again_until_a_model_is_added(tmp_path, monk
         models[tmp_path / f"{name}.onnx"] = tmp_path / f"{name}.json"
         for _ in range(2):
             found = measure_rows(models, Setting(1), None, 3, tmp_path / "latencies.json")
-    assert asked == [1, 2]
-    assert sorted(one.median_us for one in found.values()) == [1.0, 2.0]
+    assert asked == [2, 3]
+    assert sorted(one.pair.median_us for one in found.values()) == [1.0, 2.0]
     measure_rows(models, Setting(2), None, 3, tmp_path / "latencies.json")
-    assert asked == [1, 2, 2]
+    assert asked == [2, 3, 3]
 
 
 def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from nas import latency, pipeline, staged
 from nas.config import load_run
 from nas.data import load
 from nas.degradations import bad_frames
+from nas.latency import RowTiming
 from nas.metrics import FrameScores
 from nas.provenance import file_sha256
 from nas.results import COLUMNS, SUBSETS, read_results
@@ -32,7 +34,7 @@ CONTRACT = [
 ]
 REDRAWN = {
     *("history.png", "cells.svg", "results.csv", "pareto.png", "report.html", "table.md", "run.toml", "facts.json"),
-    *("quality.png", "qualitative.png", "validation.png"),
+    *("quality.png", "qualitative.png", "validation.png", "latencies.md", "contest.md"),
     *(f"{row}/{name}" for row in (BASELINE, SEARCHED) for name in ("model.onnx", "architecture.json")),
 }
 """Pictures and what the rows' best seeds are copied to: made from what is stored, at every run."""
@@ -101,6 +103,25 @@ def unchanged(before, after):
     return {name: time for name, time in before.items() if name not in REDRAWN} == {
         name: time for name, time in after.items() if name not in REDRAWN
     }
+
+
+def test_hand_made_and_searched_rows_contend(finished_run, tmp_path):
+    text = (finished_run.out / "contest.md").read_text()
+    assert f"| {BASELINE} | {SEARCHED} | " in text
+    ended = nas("pareto", finished_run.copy(tmp_path / "out"), "--json")
+    (duel,) = ended.data["contest"]
+    assert (duel["hand_made"], duel["searched"]) == (BASELINE, SEARCHED)
+    assert duel["dice"]["low"] <= duel["dice"]["mean"] <= duel["dice"]["high"]
+
+
+def test_every_latency_is_shown_beside_its_floor(finished_run):
+    text = (finished_run.out / "latencies.md").read_text()
+    cells = re.search(rf"\| {BASELINE} \| (.+) \|", text).group(1).split(" | ")
+    assert len(cells) == 2  # one thread count, two rhythms
+    for cell in cells:
+        whole, floor, own = map(float, re.findall(r"[0-9.]+", cell))
+        assert whole == pytest.approx(floor + own, abs=0.002)
+        assert floor > 0
 
 
 def test_every_file_of_the_contract_is_there_and_said_so(finished_run):
@@ -221,7 +242,11 @@ def test_the_second_command_with_final_searched_and_trained_nothing_again(finish
     assert "search and train: 0 of 3 to do" in finished_run.finished.err
     new = set(now) - set(before)
     scored = ("valid", "valid-seen", "valid-held_out")
-    assert new == {"final.jsonl", *(f"{row}/seed{seed}/scores-{name}.json" for row, seed in TASKS for name in scored)}
+    assert new == {
+        "final.jsonl",
+        "contest.md",
+        *(f"{row}/seed{seed}/scores-{name}.json" for row, seed in TASKS for name in scored),
+    }
     assert unchanged(before, {name: time for name, time in now.items() if name not in new})
 
 
@@ -407,6 +432,26 @@ def test_jobs_are_done_in_processes_of_their_own(again, work):
     assert model.read_bytes() == before
 
 
+def test_rows_may_be_done_a_few_at_a_time(again, work):
+    shutil.rmtree(work / SEARCHED)
+    (work / "results.csv").unlink()
+    shutil.rmtree(work / BASELINE / "seed1")
+    assert again("--only", BASELINE, drawn=True).code == 0
+    assert again.done == [f"score {BASELINE}/seed1"] * 3 + [f"train {BASELINE}/seed1"]
+    assert {(line.row, line.seed) for line in read_results(work / "results.csv")} == {(BASELINE, 0), (BASELINE, 1)}
+    assert again("--only", SEARCHED).code == 0
+    assert "search" in again.done
+    results = read_results(work / "results.csv")
+    assert {(line.row, line.seed) for line in results} == set(TASKS)
+    assert len({line.config_sha for line in results}) == 1
+
+
+def test_a_row_that_is_none_is_not_done(again):
+    ended = again("--only", "unet")
+    assert ended.code == 2
+    assert f"--only unet: no such row; there are {BASELINE}, {SEARCHED}" in ended.err
+
+
 def test_a_run_of_hand_made_pairs_alone_needs_no_latency_table(tmp_path, monkeypatch):
     config = tmp_path / "plain.toml"
     config.write_text(CONFIG[: CONFIG.rindex("[[rows]]")].replace("seeds = [0, 1]", "seeds = [1]"))
@@ -431,11 +476,10 @@ def test_a_run_of_hand_made_pairs_alone_needs_no_latency_table(tmp_path, monkeyp
 def test_only_subsets_that_hold_frames_get_lines(finished_run, tmp_path, degraded, subsets):
     work = Workspace(finished_run.copy(tmp_path / "out"))
     work.results.unlink()
-    config = load_run(finished_run.config)
     scores = FrameScores(*(np.array([0.5, 0.6, 0.7, 0.8]) for _ in range(4)), dice_constant=0.6)
-    timed = Measurement(((1000.0, 2000.0, 3000.0),))
+    timed = RowTiming(Measurement(((1000.0, 2000.0, 3000.0),)), Measurement(((100.0,),)))
     pipeline._enter_results(
-        config,
+        load_run(finished_run.config).sha256(),
         None,
         work,
         {(SEARCHED, 0, "valid"): subsets_of(scores, np.array(degraded))},

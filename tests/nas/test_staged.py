@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,7 @@ def stages(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("staged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+        patch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
         patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
         yield search_row(RUN, ROW, SETTINGS, None, data, 0, out), out
 
@@ -75,6 +78,37 @@ def test_a_race_has_a_picture(stages):
     assert labels[2:] == [
         *(f"finalist: {name}" for name in found.finalists), *(macro_label(entry.network.macro) for entry in last)
     ]  # fmt: skip
+
+
+def test_a_race_may_decide_alone(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+    monkeypatch.setattr(module, "rhythm", lambda table, threads, pace_hz: None)
+    row = replace(ROW, race={"epochs": [1], "candidates": 2, "search_cells": False})
+    found = search_row(RUN, row, SETTINGS, None, data, 0, tmp_path)
+    assert ([*found.finalists], found.history, len(found.race.rounds)) == (["raced"], (), 1)
+    assert found.architecture == found.race.winner == read_architecture(tmp_path / "architecture.json")
+    assert is_searched(row, tmp_path)
+    assert not (tmp_path / "history.jsonl").exists()
+
+
+def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+    monkeypatch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
+    monkeypatch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
+    racing = {"racers": "supernets", "candidates": 2, "epochs": [1, 2], "search_cells": False}
+    found = search_row(RUN, replace(ROW, race=racing), SETTINGS, None, data, 0, tmp_path)
+    assert [len(entries) for entries in found.race.rounds] == [2, 1]
+    folder = tmp_path / "race"
+    drawn = {read_architecture(folder / f"{index:03d}.json").macro for index in range(2)}
+    assert {entry.network.macro for entry in found.race.rounds[0]} <= drawn
+    last = found.race.rounds[-1][0]
+    searched = [path for path in folder.glob("*/round1/architecture.json") if read_architecture(path) == last.network]
+    assert len(searched) == 1
+    assert last.predicted_ms == pytest.approx(price(last.network))
+    assert (folder / "raced/weights.safetensors").exists()
+    assert found.architecture == last.network
+    again = search_row(RUN, replace(ROW, race=racing), SETTINGS, None, data, 0, tmp_path)
+    assert again.finalists == found.finalists
 
 
 def test_stages_need_a_target(data, tmp_path):

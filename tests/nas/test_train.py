@@ -129,6 +129,26 @@ def test_the_best_epoch_is_kept(data, tmp_path, train_config, monkeypatch):
     assert [record["waited"] for record in timeless(tmp_path)] == [0, 1, 2]
 
 
+def test_what_the_quality_network_must_not_see_changes_nothing(data, macro, train_config, tmp_path):
+    network = sample_architectures(macro, 1, seed=0)[0]
+    given = {name: torch.rand(2, 1, 32, 32) for name in ("mask", "uncertainty")}
+    image = torch.rand(2, 3, 32, 32)
+
+    def predicted(blind, changed):
+        module = train(network, data, replace(train_config, quality_without=blind), 0, tmp_path / "".join(blind)).module
+        shown = given | {changed: torch.rand(2, 1, 32, 32)}
+        with torch.no_grad():
+            return [module.eval()(image, ["dice"], given=values)["dice"] for values in (given, shown)]
+
+    for blind, changed, same in (
+        (("uncertainty",), "uncertainty", True),
+        (("uncertainty",), "mask", False),
+        ((), "uncertainty", False),
+    ):
+        one, other = predicted(blind, changed)
+        assert torch.equal(one, other) == same
+
+
 def test_patience_ends_a_phase(data, tmp_path, train_config, monkeypatch):
     def flat(self, frames, batch_size, probabilities=None, quality=True):
         value = torch.full((4,), 0.5).numpy()
