@@ -104,7 +104,7 @@ class SearchConfig:
     temperature_start: float = 5.0
     temperature_end: float = 0.09  # in the last epoch: under 0.1 mixing is nearly choosing
     sampling: Literal["gumbel", "softmax"] = "gumbel"  # one sample for forward and LAT, or Gumbel in LAT only
-    paths: Literal["all", "sampled"] = "sampled"  # one candidate an edge, weights see all of them alike; or Eqs. 1, 2
+    paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge: cheap, but learns too slowly so far
     auxiliary_skip: float = 0.0  # initial weight of an identity that fades out, against collapse (DARTS-)
     lambda_quality: float = 1.0  # lambda1
     lambda_latency: float = 0.001  # lambda2, a ms
