@@ -20,8 +20,6 @@ from tests.nas.tiny_run import nas
 CLOCK = {"seconds", "images_per_s"}
 DERIVED = {"op_counts", "derived_ms", "dice_selection", "dice_derived", "mae_selection"}
 """Of the strongest candidates: which of two that are equally strong is one, rounding decides."""
-PAPER = 'mode = "paper"\nepochs = 6\nwarmup_epochs = 1'
-"""SGD: Adam's first steps are signs of gradients, which rounding may turn around."""
 TOGETHER = "--standalone", "--nproc-per-node", "2"
 
 
@@ -46,7 +44,7 @@ def environment() -> dict[str, str]:
 def words(finished_run, tmp_path_factory):
     """A search of six epochs on the tiny run's table."""
     config = tmp_path_factory.mktemp("together") / "tiny.toml"
-    text = finished_run.config.read_text().replace("epochs = 2\nwarmup_epochs = 1", PAPER)
+    text = finished_run.config.read_text().replace("epochs = 2\nwarmup_epochs = 1", "epochs = 6\nwarmup_epochs = 1")
     config.write_text(
         text.replace("batch_size = 4\nmax_steps_per_epoch = 1", "batch_size = 4\nmax_steps_per_epoch = 2")
     )

@@ -46,6 +46,7 @@ frames_per_patient = 2
 [search]
 epochs = 2
 warmup_epochs = 1
+paths = "sampled"
 batch_size = 4
 max_steps_per_epoch = 1
 
