@@ -28,11 +28,12 @@ def network_graph(network: Network) -> Graph:
 
 
 def network_floor(network: Network) -> Graph:
-    """A network pair without its two networks: the part of its latency that no search can change."""
+    """A network pair without its two networks: the part of its latency that its strides alone decide."""
     if isinstance(network, Baseline):
-        return floor_graph(network.image_size, network.stride, network.stride, network.head, "entropy")
+        stride = network.stride
+        return floor_graph(network.image_size, stride, stride, stride, network.head, "entropy")
     m = network.macro
-    return floor_graph(m.image_size, m.logit_stride, m.quality_stride, m.head, m.uncertainty)
+    return floor_graph(m.image_size, m.segmentation_stride, m.logit_stride, m.quality_stride, m.head, m.uncertainty)
 
 
 def architecture_to_json(network: Network) -> dict[str, Any]:

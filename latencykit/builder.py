@@ -147,13 +147,23 @@ def quality_output(builder: GraphBuilder, features: str) -> str:
 
 
 def floor_graph(
-    image_size: int, logit_stride: int, quality_stride: int, head: Head, uncertainty: UncertaintyKind
+    image_size: int,
+    segmentation_stride: int,
+    logit_stride: int,
+    quality_stride: int,
+    head: Head,
+    uncertainty: UncertaintyKind,
 ) -> Graph:
-    """What every pair of these strides pays whatever its networks are: the image's way in and the maps' way out."""
+    """What every pair of these strides pays whatever its networks are: the image's way in and the maps' way out.
+
+    Where logits are further apart than the segmentation's input pixels, a pooling stands for the network between them.
+    """
     builder = GraphBuilder({IMAGE: (3, image_size, image_size)})
-    image = pooled_image(builder, "segmentation", logit_stride)
-    maps = segmentation_head(builder, image, logit_stride, head, uncertainty)
-    if quality_stride != logit_stride:
+    image = features = pooled_image(builder, "segmentation", segmentation_stride)
+    if (factor := logit_stride // segmentation_stride) > 1:
+        features = builder.add("segmentation/floor", AvgPool(factor, factor, 0), image, role="input")
+    maps = segmentation_head(builder, features, logit_stride, head, uncertainty)
+    if quality_stride != segmentation_stride:
         image = pooled_image(builder, "quality", quality_stride)
     dice = quality_output(builder, quality_input(builder, image, maps, quality_stride))
     return finish_pair(builder, maps, dice, {"space": "floor"})

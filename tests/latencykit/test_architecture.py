@@ -22,6 +22,7 @@ from latencykit.errors import InputError
 from latencykit.macro import Macro
 from latencykit.sample import sample_architectures
 from latencykit.space import instantiate
+from latencykit.spec import AvgPool
 from tests.latencykit.running import MACROS, SMALL
 
 (SAMPLED,) = sample_architectures(SMALL, 1, 5)
@@ -120,5 +121,7 @@ def test_the_floor_of_a_pair_is_its_input_and_head(network):
     of_floor = Counter(node.role for node in floor.nodes)
     assert of_floor["head"] == roles["head"]
     assert of_floor["uncertainty"] == roles["uncertainty"]
+    first = next(node for node in whole.nodes if isinstance(node.operation, AvgPool))
+    assert floor[first.name].operation == first.operation  # the image's way in is the pair's
     assert set(of_floor) <= {"input", "head", "uncertainty", "concat"}
     assert 0 < floor.macs < whole.macs / 2
