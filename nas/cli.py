@@ -330,17 +330,15 @@ def cells_command(architecture: Path, out: Path | None, as_json: bool) -> None:
 def pareto_command(directory: Path, as_json: bool) -> None:
     """Draw latency against Dice from stored results, with the front and its hypervolume.
 
-    Also says which hand-made rows of the front are beaten by a searched one, with paired differences (contest.md).
+    Also says which rows of the hand-made front are beaten by a searched one, with paired differences (contest.md).
 
     Example: nas pareto benchmarks/results/camus
     """
     from nas.contest import markdown
-    from nas.gallery import contest_of, summarise
-    from nas.pareto import pareto_front
+    from nas.gallery import summarise
 
-    table = summarise(directory)
-    front = pareto_front(table)
-    duels = contest_of(directory, table, front)
+    summary = summarise(directory)
+    front, duels = summary.front, summary.duels
     picture = directory / "pareto.png"
     data = {"picture": str(picture), **to_json(front), "contest": to_json(duels)}
     lines = [f"{p.row}: {p.latency_ms:.2f} ms, Dice {p.dice:.4f}" for p in front.points if p.on_front]

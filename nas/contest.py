@@ -1,4 +1,6 @@
-"""Is every hand-made pair of the front beaten by a searched one? The searched row that comes nearest, and by how much.
+"""Is every pair of the hand-made front beaten by a searched one? The searched row that comes nearest, and by how much.
+
+The hand-made front is what no other hand-made row beats in time and Dice, whatever the searched ones do.
 
 A searched row beats a hand-made one where its Dice is no worse (the whole interval of the paired difference above
 -0.005), its predicted Dice errs no more beside the constant predictor and finds bad frames no worse, and a frame takes
@@ -10,6 +12,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from latencykit.errors import MissingRowError
 from nas.metrics import FrameScores
@@ -33,7 +37,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Duel:
-    """A hand-made row of the front and the searched row that comes nearest to beating it.
+    """A row of the hand-made front and the searched row that comes nearest to beating it.
 
     Attributes:
         hand_made, searched: the rows.
@@ -57,15 +61,15 @@ def contest(front: Front, good: Mapping[str, Seeds], bad: Mapping[str, Seeds]) -
 
     Args:
         front: every row's latency and Dice.
-        good: scores of the frames as they are, by row.
-        bad: scores of the same frames degraded by held-out kinds, by row.
+        good: scores of the frames as they are, by row; rows without do not take part.
+        bad: scores of the same frames degraded by held-out kinds, by the same rows.
 
     Raises:
         MissingRowError: no hand-made or no searched row.
         InputError: scores of different frames.
     """
-    hand_made = [point for point in front.points if point.family == "hand-made"]
-    searched = [point for point in front.points if point.family == "searched"]
+    hand_made = [point for point in front.points if point.family == "hand-made" and point.row in good]
+    searched = [point for point in front.points if point.family == "searched" and point.row in good]
     if not hand_made or not searched:
         raise MissingRowError("a contest needs hand-made and searched rows; there is one family only.")
     quality = {name: _quality(scores) for name, scores in bad.items()}
@@ -77,11 +81,10 @@ def contest(front: Front, good: Mapping[str, Seeds], bad: Mapping[str, Seeds]) -
 
 
 def _undominated(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-    best: list[ParetoPoint] = []
-    for point in sorted(points, key=lambda p: (p.latency_ms, -p.dice)):
-        if not best or point.dice > best[-1].dice:
-            best.append(point)
-    return best
+    import moocore
+
+    kept = moocore.is_nondominated(np.array([(point.latency_ms, -point.dice) for point in points]), keep_weakly=True)
+    return [point for point, stays in zip(points, kept, strict=True) if stays]
 
 
 def _quality(seeds: Seeds) -> Quality:
@@ -107,14 +110,14 @@ def _duel(
 
 
 def _lack(duel: Duel) -> float:
-    """How far a searched row is from the margins of Dice and time, in margins; ranks those that do not beat a row."""
+    """Ranks those that do not beat a row: what is lacking of Dice, in margins, and of time, in tenths."""
     return max(0.0, -duel.dice.low / DICE_MARGIN - 1) + max(0.0, duel.latency_ratio / LATENCY_RATIO - 1) * 10
 
 
 def markdown(duels: Sequence[Duel]) -> str:
     """The duels as a table."""
     lines = [
-        "| hand-made, of the front | nearest searched | its time | its Dice less, 95 % interval | error of the "
+        "| of the hand-made front | nearest searched | its time | its Dice less, 95 % interval | error of the "
         "predicted Dice over the constant's | AUROC | beaten |",
         "|---|---|---:|---:|---:|---:|---|",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +36,13 @@ from nas.results import Selection, Subset, choose_selection, read_results
 from nas.scoring import SCORING, Scored, best_seed, read_scores
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
-from nas.workspace import MODEL_FILE, SELECTION, Workspace
+from nas.trained import TRAINING_FILE, read_training
+from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
 
 CONFIG_FILE = "run.toml"
 FACTS_FILE = "facts.json"
 HELD_OUT: Subset = "held_out"
+CONTEST_FILE = "contest.md"
 MAX_FACTS_BYTES = 1_000_000
 
 
@@ -99,16 +102,22 @@ def make_gallery(
     summarise(workspace.root)
 
 
-def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Table:
+@dataclass(frozen=True)
+class Summary:
+    """What the stored results come to."""
+
+    table: Table
+    front: Front
+    duels: tuple[Duel, ...]
+
+
+def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Summary:
     """Write `table.md`, `pareto.png`, `contest.md` and `report.html` of a results folder from what is stored there.
 
     Args:
         root: the folder.
         selection: which lines; what `facts.json` says where None.
         reference: row that the latency reduction is relative to; `unet16`, or the first row.
-
-    Returns:
-        Table II.
     """
     facts = decode(Facts, read_json(root / FACTS_FILE, MAX_FACTS_BYTES), str(root / FACTS_FILE))
     results = read_results(root / RESULTS_NAME)
@@ -119,28 +128,44 @@ def summarise(root: Path, selection: Selection | None = None, reference: str | N
     write_text(root / "table.md", markdown_table(table))
     front = pareto_front(table)
     plot_pareto(front, root / "pareto.png")
-    if duels := contest_of(root, table, front):
-        write_text(root / "contest.md", contest_markdown(duels))
+    duels = _contest(root, table, front)
+    if duels:
+        write_text(root / CONTEST_FILE, contest_markdown(duels))
+    else:
+        (root / CONTEST_FILE).unlink(missing_ok=True)
     provenance = Provenance(facts.data_statement, facts.facts["data sha256"], facts.facts)
     configuration = (root / CONFIG_FILE).read_text(encoding="utf-8")
     write_report(root, table, provenance, {CONFIG_FILE: configuration}, title=facts.title)
-    return table
+    return Summary(table, front, tuple(duels))
 
 
-def contest_of(root: Path, table: Table, front: Front) -> list[Duel]:
-    """Which hand-made rows of a results folder are beaten; nothing where it has one family of rows or one patient."""
-    if len({point.family for point in front.points}) < 2:
-        return []
+def _contest(root: Path, table: Table, front: Front) -> list[Duel]:
+    """Which rows of the hand-made front are beaten; none where there is one family of rows or one patient.
+
+    Rows whose frames were not all scored, with their patients and degraded by held-out kinds, do not take part; nor do
+    ablations, whose quality networks are worse on purpose.
+    """
     workspace, split = Workspace(root), table.selection.split
     good: dict[str, list[FrameScores]] = {}
     bad: dict[str, list[FrameScores]] = {}
     for row in table.rows:
         folders = [workspace.seed(row.row, seed) for seed in row.seeds]
-        good[row.row] = [read_scores(folder.scores(split)) for folder in folders]
-        degraded = [folder.scores(f"{split}-{HELD_OUT}") for folder in folders]
-        bad[row.row] = [read_scores(path) for path in degraded if path.exists()] or good[row.row]
-    several = len({patient for seeds in good.values() for one in seeds for patient in one.patients}) > 1
-    return contest(front, good, bad) if several else []
+        paths = [(folder.scores(split), folder.scores(f"{split}-{HELD_OUT}")) for folder in folders]
+        if all(path.exists() for pair in paths for path in pair) and not any(map(_is_ablation, folders)):
+            good[row.row], bad[row.row] = ([read_scores(path) for path in kind] for kind in zip(*paths, strict=True))
+    named = Counter(one.patients for seeds in good.values() for one in seeds if len(set(one.patients)) > 1)
+    if not named:
+        return []
+    patients, _ = named.most_common(1)[0]  # rows scored on other frames do not take part either
+    good = {row: seeds for row, seeds in good.items() if all(one.patients == patients for one in seeds)}
+    families = {point.family for point in front.points if point.row in good}
+    return contest(front, good, {row: bad[row] for row in good}) if len(families) > 1 else []
+
+
+def _is_ablation(folder: SeedFolder) -> bool:
+    if not (folder.train / TRAINING_FILE).exists():
+        return False
+    return bool(read_training(folder.train).config.get("quality_without"))
 
 
 def _facts(dataset: Dataset, table: LatencyTable | None) -> dict[str, str]:

@@ -110,10 +110,15 @@ class _ScoresFile:
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:
-    """The scores at `path`, None where they are absent or of another data set or model; the model may be elsewhere."""
+    """The scores at `path`, None where they are absent or of another data set or model; the model may be elsewhere.
+
+    Scores that name no patients, as they were stored once, are none where the model is here to score again.
+    """
     if not path.exists():
         return None
     file = _read(path)
+    if model.exists() and not file.patients:
+        return None
     if file.data_sha != dataset.sha256 or (model.exists() and file.model_sha != file_sha256(model)):
         return None
     return file.scores()

@@ -61,6 +61,13 @@ def test_of_rows_that_beat_none_the_nearest_is_named():
     assert (duel.searched, duel.beaten) == ("nas-near", False)
 
 
+def test_rows_without_scores_do_not_take_part():
+    rows = {"unet8-s4": (0.86, 1.5), "unet4-s8": (0.85, 1.0), "nas-a": (0.861, 0.8), "nas-b": (0.7, 0.9)}
+    good = {row: [scores(rows[row][0])] for row in ("unet8-s4", "nas-b")}
+    (duel,) = contest(front_of(rows), good, good)
+    assert (duel.hand_made, duel.searched, duel.beaten) == ("unet8-s4", "nas-b", False)
+
+
 def test_frames_that_are_all_accepted_leave_no_auroc():
     rows = {"unet8-s4": (0.86, 1.5), "nas-a": (0.86, 1.0)}
     good = {row: [scores(dice)] for row, (dice, _) in rows.items()}

@@ -114,6 +114,25 @@ def test_hand_made_and_searched_rows_contend(finished_run, tmp_path):
     assert duel["dice"]["low"] <= duel["dice"]["mean"] <= duel["dice"]["high"]
 
 
+@pytest.mark.parametrize("left_out", ["not scored", "of other frames", "ablation"])
+def test_a_row_that_cannot_contend_is_left_out_and_the_rest_is_made(work, left_out):
+    seed = Workspace(work).seed(SEARCHED, 0)
+    if left_out == "not scored":
+        seed.scores("valid-held_out").unlink()
+    elif left_out == "of other frames":
+        for name in ("valid", "valid-held_out"):
+            stored = json.loads(seed.scores(name).read_text())
+            seed.scores(name).write_text(json.dumps(stored | {"patients": []}))
+    else:
+        facts = json.loads((seed.train / "training.json").read_text())
+        facts["config"]["quality_without"] = ["uncertainty"]
+        (seed.train / "training.json").write_text(json.dumps(facts))
+    ended = nas("pareto", work, "--json")
+    assert (ended.code, ended.data["contest"]) == (0, [])
+    assert len(ended.data["points"]) == 2
+    assert not (work / "contest.md").exists()  # the one of before
+
+
 def test_every_latency_is_shown_beside_its_floor(finished_run):
     text = (finished_run.out / "latencies.md").read_text()
     cells = re.search(rf"\| {BASELINE} \| (.+) \|", text).group(1).split(" | ")

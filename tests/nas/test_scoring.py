@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ SCORES = FrameScores(
     asd_mm=np.array([1.0, np.nan, 2.5, 0.0]),
     dice_predicted=np.array([0.7, 0.1, 0.3, 0.9]),
     dice_constant=0.5,
+    patients=("a", "a", "b", "b"),
 )
 
 
@@ -45,6 +47,15 @@ def test_scores_come_back_from_disk_undefined_ones_included(model, valid, tmp_pa
     for name in ("dice", "hd95_mm", "asd_mm", "dice_predicted"):
         np.testing.assert_array_equal(getattr(read, name), getattr(SCORES, name))
     assert (read.dice_constant, read.acceptance) == (SCORES.dice_constant, SCORES.acceptance)
+    assert read.patients == SCORES.patients
+
+
+def test_scores_without_patients_are_made_again_where_the_model_is_here(model, valid, tmp_path):
+    path = tmp_path / "scores.json"
+    write_scores(path, replace(SCORES, patients=()), model, valid)
+    assert stored_scores(path, model, valid) is None
+    model.unlink()
+    assert stored_scores(path, model, valid) is not None
 
 
 def test_scores_of_another_model_or_other_data_are_not_taken(model, valid, tmp_path):
