@@ -146,8 +146,6 @@ SEARCH_MODES: Mapping[str, SearchConfig] = {
         weight_rate=0.025,
         paths="all",
         dice_weight=0.0,
-        lambda_quality=1.0,
-        lambda_latency=0.001,
     ),
 }
 """What `mode` in a search's table starts from; the paper's not hardware-aware ablation adds `lambda_latency = 0`."""
@@ -328,23 +326,23 @@ def load_run(path: Path) -> RunConfig:
 
 def _by_target(row: Any, where: str) -> list[Any]:
     """A row of several `targets` as one row for each, `name` and target joined by a dash; others as they are."""
-    if not isinstance(row, dict) or "targets" not in row:
+    if not isinstance(row, dict) or "targets" not in row or not isinstance(row.get("name"), str):
         return [row]
     plain = {name: value for name, value in row.items() if name != "targets"}
     targets, search = row["targets"], row.get("search", {})
     numbers = isinstance(targets, list) and all(type(target) in (int, float) for target in targets)
     if not numbers or not targets or not isinstance(search, dict) or "target_ms" in search:
         raise InputError(
-            f"{where}: row {row.get('name')!r}: targets is {targets!r}; expected milliseconds, [0.7, 1.5], and no "
+            f"{where}: row {row['name']!r}: targets is {targets!r}; expected milliseconds, [0.7, 1.5], and no "
             "`target_ms` beside them."
         )
-    return [plain | {"name": f"{row.get('name')}-{t:g}", "search": search | {"target_ms": t}} for t in targets]
+    return [plain | {"name": f"{row['name']}-{t:g}", "search": search | {"target_ms": t}} for t in targets]
 
 
 def overridden(base: T, changes: Any, where: str) -> T:
     """A configuration with some fields changed, nested ones field by field; raises `InputError` naming `where`.
 
-    A search's `mode` is no field: it names what to start from instead of `base`.
+    A search's `mode` is no field: it names what to start from instead of `base`, of which nothing stays.
     """
     if not isinstance(changes, dict):
         raise InputError(f"{where}: a table expected, got {changes!r}.")

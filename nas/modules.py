@@ -164,14 +164,18 @@ class GraphModule(nn.Module):
 
     def ignore(self, node: str, channels: Sequence[int]) -> None:
         """Hold the weights by which convolutions read these channels of a node at 0, now and in training."""
+        if not channels:
+            return
+
+        def blind(weight: Tensor) -> Tensor:
+            return weight.index_fill(1, torch.tensor(channels, device=weight.device), 0.0)
+
         for reader in self.graph.nodes:
             if node in reader.inputs:
                 weight = self.operations[reader.name].get_parameter("conv.weight")
-                seen = torch.ones_like(weight)
-                seen[:, list(channels)] = 0
                 with torch.no_grad():
-                    weight.mul_(seen)
-                weight.register_hook(lambda gradient, seen=seen: gradient * seen.to(gradient.device))
+                    weight.copy_(blind(weight))
+                weight.register_hook(blind)
 
     def train_parts(self, segmentation: bool, quality: bool) -> None:
         """Put each part in training or evaluation mode, which decides about its batch statistics."""

@@ -31,6 +31,7 @@ from nas.randomness import Stream, numpy_generator
 from nas.search import search
 from nas.train import train
 
+RACE_FOLDER = "race"
 RACE_FILE = "race.json"
 MAX_RACE_BYTES = 10_000_000
 
@@ -45,9 +46,9 @@ class Entry:
     Attributes:
         network: the candidate.
         predicted_ms: by the table.
-        epochs: of its segmentation's training.
+        epochs: of its segmentation's training, or of its supernet's search.
         dice: of the selection patients' frames.
-        mae: of their predicted Dice, good and bad frames counting alike.
+        mae: of their predicted Dice, after a training of good and bad frames alike.
         score: Dice less the weighted error.
     """
 
@@ -102,10 +103,12 @@ class SupernetJudge(Judge):
     Attributes:
         settings: of the search; its epochs are the race's.
         costs: of a macro configuration's candidates.
+        price: of a network, ms.
     """
 
     settings: SearchConfig = field(kw_only=True)
     costs: Callable[[Macro], SearchCosts] = field(kw_only=True)
+    price: Price = field(kw_only=True)
 
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Search in a network's macro configuration for so many epochs, or go on with that."""
@@ -113,8 +116,9 @@ class SupernetJudge(Judge):
         settings = replace(self.settings, epochs=epochs, warmup_epochs=min(max(1, warmup), epochs - 1))
         found = search(settings, self.dataset, network.macro, self.costs(network.macro), self.seed, out, self.show)
         last = found.history[-1]
-        dice, mae = last["dice_derived"], last["mae_selection"]
-        return Entry(found.architecture, last["derived_ms"], epochs, dice, mae, dice - self.config.quality_weight * mae)
+        dice, mae = last["dice_derived"], last["mae_derived"]
+        cost_ms = self.price(found.architecture)
+        return Entry(found.architecture, cost_ms, epochs, dice, mae, dice - self.config.quality_weight * mae)
 
 
 def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path) -> Race:
@@ -164,12 +168,14 @@ def _drawn(
     if path.exists():
         prices = decode(list[float], read_json(path, MAX_RACE_BYTES), str(path))
         return [(_searched(out / f"{index:03d}.json"), cost_ms) for index, cost_ms in enumerate(prices)]
-    rng = numpy_generator(judge.seed, Stream.RACE)
+    rng, of_macros = numpy_generator(judge.seed, Stream.RACE), isinstance(judge, SupernetJudge)
     found: list[tuple[Architecture, float]] = []
     with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws) as advance:
         for _ in range(config.draws):
             network = space.draw(rng)
             advance(note=f"{len(found)} found")
+            if of_macros and network.macro in [one.macro for one, _ in found]:  # its supernet is in the race
+                continue
             try:
                 cost_ms = price(network)
             except MissingRowError:  # of a kind that the table hardly knows

@@ -235,4 +235,5 @@ class _Epoch:
             "dice_selection": scores.dice,
             "dice_derived": derived.dice,
             "mae_selection": scores.mae,
+            "mae_derived": derived.mae,
         }

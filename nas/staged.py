@@ -29,7 +29,7 @@ from nas.distributed import is_first
 from nas.figures import save_figure
 from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
-from nas.race import Entry, Judge, Race, SupernetJudge, race
+from nas.race import RACE_FOLDER, Entry, Judge, Race, SupernetJudge, race
 from nas.race_figure import race_figure
 from nas.search import search
 from nas.search_state import derive_run
@@ -96,7 +96,7 @@ def search_row(
         costs = search_costs(table, threads, macro, run.pace_hz)
         result = search(settings, dataset, macro, costs, seed, out, show)
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
-    target_ms, folder, racing = target_of(row, settings), out / "race", run.race_of(row)
+    target_ms, folder, racing = target_of(row, settings), out / RACE_FOLDER, run.race_of(row)
     judge = Judge(racing, run.train_of(row), dataset, seed, show)
 
     def price(network: Architecture) -> float:
@@ -105,13 +105,14 @@ def search_row(
     def costs_of(macro: Macro) -> SearchCosts:
         return search_costs(table, threads, macro, run.pace_hz)
 
-    racers = judge
     if racing.racers == "supernets":
-        racers = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
-    raced = race(row.macros, price, target_ms, racers, folder)
-    finalists = {RACED: raced.rounds[-1][0]}
-    if racers is not judge:  # not trained as the others will be
-        finalists[RACED] = judge(raced.winner, raced.rounds[-1][0].predicted_ms, racing.epochs[-1], folder / RACED)
+        supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of, price=price)
+        raced = race(row.macros, price, target_ms, supernets, folder)
+        best = raced.rounds[-1][0]
+        finalists = {RACED: judge(best.network, best.predicted_ms, racing.epochs[-1], folder / RACED)}
+    else:
+        raced = race(row.macros, price, target_ms, judge, folder)
+        finalists = {RACED: raced.rounds[-1][0]}
     history: Sequence[Mapping[str, Any]] = ()
     if racing.search_cells:
         history = search(settings, dataset, raced.winner.macro, costs_of(raced.winner.macro), seed, out, show).history
@@ -120,13 +121,17 @@ def search_row(
             known = [entry.network for entry in finalists.values()]
             if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
                 finalists[rule] = judge(network, cost_ms, racing.epochs[-1], folder / rule)
-    best = max(finalists.values(), key=lambda entry: entry.score)
+    best = max(finalists.values(), key=lambda entry: (_meets(entry, target_ms), entry.score))
     if is_first():
         write_architecture(out / ARCHITECTURE_FILE, best.network)
         save_figure(race_figure(raced, finalists), out / RACE_PICTURE)
         write_json(out / FINALISTS_FILE, to_json(finalists))
     pace_hz = rhythm(table, threads, run.pace_hz)
     return Found(best.network, best.predicted_ms, pace_hz, history, finalists, raced)
+
+
+def _meets(entry: Entry, target_ms: float) -> bool:
+    return entry.predicted_ms <= (1 + TOLERANCE) * target_ms
 
 
 def target_of(row: Row, settings: SearchConfig) -> float:

@@ -18,7 +18,7 @@ from nas.distributed import average_gradients, first_alone, is_first, mean, proc
 from tests.nas.tiny_run import nas
 
 CLOCK = {"seconds", "images_per_s"}
-DERIVED = {"op_counts", "derived_ms", "dice_selection", "dice_derived", "mae_selection"}
+DERIVED = {"op_counts", "derived_ms", "dice_selection", "dice_derived", "mae_selection", "mae_derived"}
 """Of the strongest candidates: which of two that are equally strong is one, rounding decides."""
 TOGETHER = "--standalone", "--nproc-per-node", "2"
 

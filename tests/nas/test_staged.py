@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from latencykit.schema import read_json
 from latencykit.space import CELL_TYPES, cell_edges
 from nas import staged as module
 from nas.config import Row, RunConfig, SearchConfig
+from nas.finished import check_finished
 from nas.race_figure import macro_label, race_figure
 from nas.staged import is_searched, search_row
+from nas.workspace import Workspace
 from tests.nas.test_race import CONFIG, SPACE, TARGET_MS, TRAINING, price
 
 SETTINGS = SearchConfig(epochs=2, warmup_epochs=1, batch_size=4, max_steps_per_epoch=1, target_ms=TARGET_MS)
@@ -89,6 +92,20 @@ def test_a_race_may_decide_alone(data, tmp_path, monkeypatch):
     assert found.architecture == found.race.winner == read_architecture(tmp_path / "architecture.json")
     assert is_searched(row, tmp_path)
     assert not (tmp_path / "history.jsonl").exists()
+
+
+@pytest.mark.parametrize("change", [None, {"race": {"candidates": 9}}, {"search": {"target_ms": TARGET_MS / 2}}])
+def test_a_finished_race_of_other_settings_is_refused(stages, data, tmp_path, change):
+    _, out = stages
+    folder = Workspace(tmp_path).seed(ROW.name, 0)
+    shutil.copytree(out / "race", folder.search / "race")
+    folder.model.write_bytes(b"a model")
+    config = replace(RUN, rows=(replace(ROW, **change or {}),), seeds=(0,))
+    if change is None:
+        check_finished(config, data, Workspace(tmp_path))
+    else:
+        with pytest.raises(InputError, match=r"a model of other settings \(race\)"):
+            check_finished(config, data, Workspace(tmp_path))
 
 
 def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(data, tmp_path, monkeypatch):
