@@ -29,7 +29,7 @@ def test_what_is_stored_gives_the_same_table_picture_and_report_again(work):
 
 
 def test_the_table_is_of_the_report_split_paced_and_relative_to_the_first_row(work):
-    table = summarise(work)
+    table = summarise(work).table
     assert table.selection == Selection("valid", "all", 1, 30.0)
     assert (table.reference, table.best_by) == (BASELINE, "selection")
     results = [r for r in read_results(work / "results.csv") if r.split == "valid" and r.degraded == "all"]
@@ -44,7 +44,7 @@ def test_the_table_is_of_the_report_split_paced_and_relative_to_the_first_row(wo
 
 
 def test_another_selection_and_reference_are_heeded(work):
-    table = summarise(work, Selection("selection", "all", 1, 0.0), reference=SEARCHED)
+    table = summarise(work, Selection("selection", "all", 1, 0.0), reference=SEARCHED).table
     assert (table.selection.split, table.reference) == ("selection", SEARCHED)
     assert "back to back" in (work / "table.md").read_text()
     with pytest.raises(MissingRowError, match="2 threads"):
@@ -52,8 +52,8 @@ def test_another_selection_and_reference_are_heeded(work):
 
 
 def test_a_subset_is_shown_though_seeds_were_chosen_on_all_frames(work):
-    table = summarise(work, Selection("valid", "degraded", 1, 30.0))
-    assert table.rows[0].best_seed == summarise(work).rows[0].best_seed
+    table = summarise(work, Selection("valid", "degraded", 1, 30.0)).table
+    assert table.rows[0].best_seed == summarise(work).table.rows[0].best_seed
 
 
 def test_the_facts_name_data_machine_and_terms(work, finished_run):
