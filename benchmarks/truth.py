@@ -4,10 +4,10 @@
 
 The table must have been built earlier. Networks outside of its space (random macro configurations, hand-made pairs)
 get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there
-and of this table is not run again. A machine with neighbours changes its speed: a step during which it was more than
-`OFF_PCT` from what it was in the build, by calibration networks timed along, is run again, and the run nearest to the
-build counts, whatever it says of the table; all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the
-files; a figure whose step has not been run is one that is not there.
+and of these costs is not run again, whatever the table holds of other thread counts. A machine with neighbours changes
+its speed: a step during which it was more than `OFF_PCT` from what it was in the build, by calibration networks timed
+along, is run again, and the run nearest to the build counts, whatever it says of the table; all runs are kept under
+`runs/`. `bars.md` and `bars.json` are made of the files; a figure whose step has not been run is one that is not there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from latencykit.files import write_json, write_text
+from latencykit.table import Table
 from latencykit.table_file import load_table, table_checksum
 
 PACE_HZ = 30
@@ -40,13 +41,13 @@ class Step:
 
 
 STEPS = (
-    Step("stride1", ("--networks", "100", "--seed", "11", "--set", "all", "--processes", "8"), drawn=True),
-    Step("stride2", ("--networks", "40", "--seed", "11", "--stride", "2", "--processes", "10")),
-    Step("stride4", ("--networks", "40", "--seed", "11", "--stride", "4", "--processes", "10")),
-    Step("mixed", ("--networks", str(OTHERS), "--seed", "11", "--set", "mixed", "--processes", "8")),
-    Step("unet", ("--networks", str(OTHERS), "--seed", "11", "--set", "unet", "--processes", "8")),
-    Step("paced1", ("--networks", "24", "--seed", "11", "--pace", str(PACE_HZ), "--processes", "8")),
-    Step("paced4", ("--networks", "24", "--seed", "11", "--stride", "4", "--pace", str(PACE_HZ), "--processes", "8")),
+    Step("stride1", ("--networks", "100", "--set", "all", "--processes", "8"), drawn=True),
+    Step("stride2", ("--networks", "40", "--stride", "2", "--processes", "10")),
+    Step("stride4", ("--networks", "40", "--stride", "4", "--processes", "10")),
+    Step("mixed", ("--networks", str(OTHERS), "--set", "mixed", "--processes", "8")),
+    Step("unet", ("--networks", str(OTHERS), "--set", "unet", "--processes", "8")),
+    Step("paced1", ("--networks", "24", "--pace", str(PACE_HZ), "--processes", "8")),
+    Step("paced4", ("--networks", "24", "--stride", "4", "--pace", str(PACE_HZ), "--processes", "8")),
 )
 
 
@@ -85,15 +86,22 @@ BARS = (
 @click.command()
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
 @click.option("--threads", default="1,2", show_default=True)
+@click.option("--seed", default=11, show_default=True, help="Of the networks: another one draws others.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(table: Path, threads: str, out: Path) -> None:
+def main(table: Path, threads: str, seed: int, out: Path) -> None:
     """Run what has not been run of this table and tabulate."""
     counts = [int(count) for count in threads.split(",")]
-    _add_other_kernels(table, threads, out)
-    sha = table_checksum(load_table(table))
+    _add_other_kernels(table, threads, seed, out)
     for count in counts:
+        sha = costs_checksum(load_table(table), count)
         for step in STEPS:
-            _validate(step, ["validate", str(table), "--threads", str(count), *step.options], out, count, sha)
+            _validate(
+                step,
+                ["validate", str(table), "--threads", str(count), "--seed", str(seed), *step.options],
+                out,
+                count,
+                sha,
+            )
     lines = [_line(bar, counts, out) for bar in BARS]
     write_json(out / "bars.json", lines)
     write_text(out / "bars.md", _markdown(lines, counts))
@@ -104,7 +112,7 @@ def _validate(step: Step, words: list[str], out: Path, threads: int, sha: str) -
     """Run a step until the machine is as fast as in the build, at most `RUNS` times; keep the nearest."""
     path = out / f"{step.name}-{threads}.json"
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("table_sha") != sha:
+    if kept.get("costs_sha") != sha:
         kept = {}
     while not kept or (abs(kept["slowdown_pct"]) > OFF_PCT and len(kept["slowdowns_of_all_runs_pct"]) < RUNS):
         plot = path.with_suffix(".new.png")
@@ -112,21 +120,33 @@ def _validate(step: Step, words: list[str], out: Path, threads: int, sha: str) -
         if found["slowdown_pct"] is None:
             sys.exit(f"{words[1]} has no cost model of this rhythm: build it with its networks")
         off = [*kept.get("slowdowns_of_all_runs_pct", []), found["slowdown_pct"]]
-        write_json(out / "runs" / f"{path.stem}-{len(off)}.json", {**found, "table_sha": sha})
+        write_json(out / "runs" / f"{path.stem}-{len(off)}.json", {**found, "costs_sha": sha})
         if not kept or abs(found["slowdown_pct"]) < abs(kept["slowdown_pct"]):
             kept = found
             if step.drawn:
                 plot.replace(path.with_suffix(".png"))
         plot.unlink(missing_ok=True)
-        kept = {**kept, "table_sha": sha, "slowdowns_of_all_runs_pct": off}
+        kept = {**kept, "costs_sha": sha, "slowdowns_of_all_runs_pct": off}
         write_json(path, kept)
 
 
-def _add_other_kernels(table: Path, threads: str, out: Path) -> None:
+def costs_checksum(table: Table, threads: int) -> str:
+    """SHA-256 of all that a prediction at one thread count rests on."""
+    setting = table.setting(threads)
+    mine = {
+        name: tuple(one for one in getattr(table, name) if one.setting == setting)
+        for name in ("rows", "sentinels", "timings", "models")
+    }
+    timed = {timing.network for timing in mine["timings"]}
+    networks = tuple(network for network in table.networks if network.id in timed)
+    return table_checksum(replace(table, **mine, networks=networks, validations=(), parents=(), doctor={}))
+
+
+def _add_other_kernels(table: Path, threads: str, seed: int, out: Path) -> None:
     words = []
     for name in ("mixed", "unet"):
         folder = out / "samples" / name
-        _latencykit("sample", "--set", name, "--seed", "11", "--count", str(OTHERS), "--out", str(folder))
+        _latencykit("sample", "--set", name, "--seed", str(seed), "--count", str(OTHERS), "--out", str(folder))
         words += [word for path in sorted(folder.glob("*.json")) for word in ("--add", str(path))]
     _latencykit("build", "--out", str(table), "--threads", threads, "--only-added", *words)
 

@@ -1,13 +1,15 @@
 """From kernel sums to networks: a cost model fitted to whole networks, over all resolutions and widths.
 
 Inside a network a kernel finds other data in the caches than when it runs alone again and again: what it reads was
-written a moment ago, by another core perhaps, and no longer lies in the caches where tensors are large. So a network's
-latency is modelled as
+written a moment ago, by another core perhaps, and no longer lies in the caches where tensors are large, as its weights
+do not after all others' were read; a depthwise convolution, which does little with much, feels that most. So a
+network's latency is modelled as
 
-    a + b n + sum over kernels of (c cost + sum over t of d_t max(0, bytes - t L2))
+    a + b n + sum over kernels of (c cost + g grouped cost + w weights + sum over t of d_t max(0, bytes - t L2))
 
-with n kernels, each one's own cost, the bytes of the tensors that it reads and writes, and thresholds t in multiples of
-the second-level cache. Every term is a sum over kernels, so the model is additive, as Eq. 4 needs it.
+with n kernels, each one's own cost, again where it is a convolution in groups, the bytes of its weights and those of
+the tensors that it reads and writes, and thresholds t in multiples of the second-level cache. Every term is a sum over
+kernels, so the model is additive, as Eq. 4 needs it.
 """
 
 from __future__ import annotations
@@ -82,10 +84,13 @@ def features(costs: Iterable[tuple[Kernel, int, float]], l2_bytes: int | None) -
         l2_bytes: second-level cache of one core.
     """
     cache_bytes = l2_bytes or USUAL_L2_BYTES
-    found = {"call": 1.0, "kernels": 0.0, "sum_us": 0.0} | {_beyond(multiple): 0.0 for multiple in CACHE_MULTIPLES}
+    found = {"call": 1.0, "kernels": 0.0, "sum_us": 0.0, "grouped_us": 0.0, "weights_l2": 0.0}
+    found |= {_beyond(multiple): 0.0 for multiple in CACHE_MULTIPLES}
     for kernel, count, cost_us in costs:
         found["kernels"] += count
         found["sum_us"] += count * cost_us
+        found["grouped_us"] += count * cost_us * kernel.in_groups
+        found["weights_l2"] += count * kernel.weight_bytes / cache_bytes
         for multiple in CACHE_MULTIPLES:
             found[_beyond(multiple)] += count * max(0.0, kernel.tensor_bytes / cache_bytes - multiple)
     return found

@@ -156,6 +156,17 @@ class Kernel:
         return sum(math.prod(i.shape) for i in self.inputs if i.kind == "weight")
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of constant inputs, float32."""
+        return 4 * self.parameters
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether this is a convolution of channels apart from one another, as a depthwise one is."""
+        groups = self.attribute("group")
+        return self.op in _CONVOLUTIONS and isinstance(groups, int) and groups > 1
+
+    @property
     def tensor_bytes(self) -> int:
         """Bytes of computed tensors, read and written, without constants, float32."""
         read = sum(math.prod(i.shape) for i in self.inputs if i.kind == "activation")

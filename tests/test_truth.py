@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import truth
 from benchmarks.truth import BARS, OFF_PCT, RUNS, STEPS, Bar, Step
+from latencykit.table import make_row
+from tests.latencykit.made_up import ONE, TWO, relu_kernel, steady, whole_table
 
 FIGURES = {
     "n": 24, "constant": {"mape_pct": 12.0}, "macs": {"mape_pct": 7.0}, "repeat": {"mape_pct": 2.0},
@@ -78,8 +80,17 @@ def test_a_step_that_was_run_near_enough_is_run_once_for_each_table(runs: Runs, 
     for sha, count in (("sha", 1), ("sha", 1), ("other", 2)):
         truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, sha)
         assert runs.count == count
-        assert kept(tmp_path / "s-1.json")["table_sha"] == sha
+        assert kept(tmp_path / "s-1.json")["costs_sha"] == sha
     assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "runs"}
+
+
+def test_a_step_counts_as_run_until_costs_of_its_own_thread_count_change():
+    table = whole_table()
+    more = {setting: table.with_rows([make_row(relu_kernel(7), setting, steady(3.0))]) for setting in (ONE, TWO)}
+    for setting, other in ((ONE, TWO), (TWO, ONE)):
+        costs = truth.costs_checksum(table, setting.threads)
+        assert truth.costs_checksum(more[other], setting.threads) == costs
+        assert truth.costs_checksum(more[setting], setting.threads) != costs
 
 
 def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: Path):

@@ -86,9 +86,20 @@ def map_kernel(channels: int, side: int) -> Kernel:
     return Kernel("Relu", "", 14, (), (KernelInput("activation", "tensor(float)", shape),), 1, shape)
 
 
-MAPS = tuple(map_kernel(channels, side) for channels in (4, 8, 16) for side in (32, 64, 128, 256))
+def conv_kernel(channels: int, side: int, groups: int = 1) -> Kernel:
+    """A 3 x 3 convolution that keeps its input's shape."""
+    shape, weight = (1, channels, side, side), (channels, channels // groups, 3, 3)
+    inputs = (KernelInput("activation", "tensor(float)", shape), KernelInput("weight", "tensor(float)", weight))
+    return Kernel("Conv", "", 11, (("group", groups), ("pads", (1, 1, 1, 1))), inputs, 1, shape)
+
+
+MAPS = (
+    *(map_kernel(channels, side) for channels in (4, 8, 16) for side in (32, 64, 128, 256)),
+    *(conv_kernel(channels, 32) for channels in (16, 128, 256)),
+    *(conv_kernel(16, side, groups=16) for side in (64, 128)),
+)
 PLANTED = {
-    "call": 40.0, "kernels": 1.5, "sum_us": 1.1,
+    "call": 40.0, "kernels": 1.5, "sum_us": 1.1, "grouped_us": 0.3, "weights_l2": 4.0,
     "beyond_0_l2": 3.0, "beyond_0.5_l2": 2.0, "beyond_2_l2": 5.0, "beyond_8_l2": 1.0,
 }  # fmt: skip
 """What networks of `MAPS` cost beyond their kernels alone, microseconds for one of each feature."""

@@ -26,7 +26,16 @@ from latencykit.calibration import (
 )
 from latencykit.errors import InputError
 from latencykit.kernels import Kernel
-from tests.latencykit.made_up import MAPS, ONE, PLANTED, drawn_networks, map_costs, map_kernel, planted_us
+from tests.latencykit.made_up import (
+    MAPS,
+    ONE,
+    PLANTED,
+    conv_kernel,
+    drawn_networks,
+    map_costs,
+    map_kernel,
+    planted_us,
+)
 
 MIB = 1 << 20
 COSTS = map_costs()
@@ -50,6 +59,11 @@ def fitted(count: int = 40, seed: int = 1, noise: float = 0.02) -> CostModel:
     return fit_model(ONE, None, networks, noisy(networks, seed, noise))
 
 
+def square(value: float) -> tuple[tuple[float, ...], ...]:
+    """A covariance of this value throughout."""
+    return ((value,) * len(PLANTED),) * len(PLANTED)
+
+
 # What a model sees
 
 
@@ -60,8 +74,15 @@ def test_a_network_is_seen_as_sums_over_its_kernels():
     assert found["beyond_0_l2"] == pytest.approx(3 / 32 + 2 * 8)
     assert found["beyond_0.5_l2"] == pytest.approx(2 * 7.5)
     assert found["beyond_2_l2"] == pytest.approx(2 * 6)
-    assert found["beyond_8_l2"] == 0
-    assert len(found) == 3 + len(CACHE_MULTIPLES)
+    assert found["beyond_8_l2"] == found["weights_l2"] == found["grouped_us"] == 0
+    assert len(found) == 5 + len(CACHE_MULTIPLES)
+
+
+def test_weights_and_convolutions_in_groups_are_seen_beside_the_sum():
+    dense, depthwise = conv_kernel(256, 32), conv_kernel(16, 64, groups=16)
+    found = features([(dense, 2, 90.0), (depthwise, 3, 20.0)], MIB)
+    assert (found["sum_us"], found["grouped_us"]) == (240, 60)
+    assert found["weights_l2"] == pytest.approx((2 * 256 * 256 * 9 + 3 * 16 * 9) * 4 / MIB)
 
 
 def test_networks_add_up():
@@ -263,7 +284,7 @@ def test_small_networks_have_intervals_of_their_own_where_there_are_many():
 
 
 def test_a_width_between_two_latencies_lies_between_theirs():
-    model = replace(fitted(), spread_by_latency=((1000.0, 8.0), (4000.0, 2.0)), covariance=((0.0,) * 7,) * 7)
+    model = replace(fitted(), spread_by_latency=((1000.0, 8.0), (4000.0, 2.0)), covariance=square(0.0))
 
     def half_pct(latency_us: float) -> float:
         low, high = model.interval_us({"sum_us": latency_us / model.coefficients["sum_us"]})
@@ -353,4 +374,4 @@ def test_a_feature_that_networks_hardly_have_makes_no_model_implausible():
 @pytest.mark.parametrize("value", [1e25, -1e25, float("nan")])
 def test_a_covariance_beyond_that_is_refused(value: float):
     with pytest.raises(InputError, match="a covariance is no plausible number"):
-        replace(fitted(), covariance=((value,) * 7,) * 7)
+        replace(fitted(), covariance=square(value))
