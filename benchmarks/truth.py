@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ import click
 
 from latencykit.files import write_json, write_text
 from latencykit.table import Table
-from latencykit.table_file import load_table, table_checksum
+from latencykit.table_file import load_table, save_table, table_checksum
 
 PACE_HZ = 30
 OTHERS = 24
 """Networks of each set outside of the space."""
 OFF_PCT, RUNS = 2.0, 3
+NOT_OF_A_SUMMARY = ("schema", "command", "warnings", "networks", "costs_sha", "slowdowns_of_all_runs_pct")
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ BARS = (
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
 @click.option("--threads", default="1,2", show_default=True)
 @click.option("--seed", default=11, show_default=True, help="Of the networks: another one draws others.")
+@click.option("--store", is_flag=True, help="Keep the figures in the table, in place of those that it holds.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(table: Path, threads: str, seed: int, out: Path) -> None:
+def main(table: Path, threads: str, seed: int, store: bool, out: Path) -> None:
     """Run what has not been run of this table and tabulate."""
     counts = [int(count) for count in threads.split(",")]
     _add_other_kernels(table, threads, seed, out)
@@ -102,6 +105,8 @@ def main(table: Path, threads: str, seed: int, out: Path) -> None:
                 count,
                 sha,
             )
+    if store:
+        _store(table, [out / f"{step.name}-{count}.json" for count in counts for step in STEPS])
     lines = [_line(bar, counts, out) for bar in BARS]
     write_json(out / "bars.json", lines)
     write_text(out / "bars.md", _markdown(lines, counts))
@@ -155,6 +160,13 @@ def _latencykit(*words: str) -> Any:
     command = [str(Path(sys.executable).with_name("latencykit")), *words, "--json"]
     print("$ latencykit", " ".join(command[1:]), flush=True)
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
+def _store(table: Path, files: Sequence[Path]) -> None:
+    """Keep what these validations came to in the table, without single networks."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    summaries = tuple({name: one[name] for name in one if name not in NOT_OF_A_SUMMARY} for one in found)
+    save_table(replace(load_table(table), validations=summaries), table)
 
 
 def _line(bar: Bar, counts: list[int], out: Path) -> dict[str, Any]:

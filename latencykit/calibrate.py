@@ -27,10 +27,9 @@ SAMPLED_NETWORKS = 40
 """Calibration networks of a macro configuration, half of them uniform and half of them sparse."""
 LIGHTEST_NETWORKS = 6
 """And so many that have the least work to do: a search for low latency ends with such networks."""
-HAND_MADE_WIDTHS = (4, 10, 16)
+HAND_MADE_WIDTH, HAND_MADE_QUALITY_WIDTH = 10, 12
 HAND_MADE_DEPTH = 3
-HAND_MADE_QUALITY_WIDTH = 12
-"""And hand-made pairs of these widths, none of them a pair that anybody compares with: they are built otherwise."""
+"""And a hand-made pair, built otherwise than networks of the space, and one that nobody compares with."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class SpaceNeeds:
 
 def networks_to_lower(fit_networks: int = FIT_NETWORKS, sampled: int = SAMPLED_NETWORKS) -> int:
     """Roughly how many networks `space_needs` lowers for each macro configuration, for progress."""
-    return fit_networks + held_out(fit_networks) + sampled + LIGHTEST_NETWORKS + len(HAND_MADE_WIDTHS)
+    return fit_networks + held_out(fit_networks) + sampled + LIGHTEST_NETWORKS + 1
 
 
 def space_needs(
@@ -70,7 +69,7 @@ def space_needs(
         macros: the space.
         fit_networks: for the edge costs of each, beside those for their residual.
         sampled: calibration networks of each, half uniform and half sparse, beside one network of each primitive
-            throughout, the lightest ones and hand-made pairs: the ends of the space and what lies beyond count, too.
+            throughout, the lightest ones and a hand-made pair: the ends of the space and what lies beyond count, too.
         advance: called after each network.
     """
     keys: list[Primitive | Kernel] = [CALL_OVERHEAD]  # every prediction needs it
@@ -98,15 +97,10 @@ def calibration_networks(macro: Macro, sampled: int = SAMPLED_NETWORKS) -> list[
 
 
 def _hand_made(macro: Macro) -> list[Baseline]:
-    """Hand-made pairs at a macro configuration's image size and input stride; none where no U-Net fits."""
-    side = macro.image_size // macro.segmentation_stride
-    depth = next((depth for depth in range(HAND_MADE_DEPTH, 0, -1) if side % 2**depth == 0), None)
-    if depth is None:
-        return []
-    return [
-        Baseline(width, depth, macro.segmentation_stride, HAND_MADE_QUALITY_WIDTH, macro.image_size)
-        for width in HAND_MADE_WIDTHS
-    ]
+    """A hand-made pair at a macro configuration's image size and input stride; none where no U-Net fits."""
+    stride, size = macro.segmentation_stride, macro.image_size
+    depth = next((depth for depth in range(HAND_MADE_DEPTH, 0, -1) if size % (stride * 2**depth) == 0), None)
+    return [Baseline(HAND_MADE_WIDTH, depth, stride, HAND_MADE_QUALITY_WIDTH, size)] if depth else []
 
 
 def fits(settings: int, macros: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import truth
 from benchmarks.truth import BARS, OFF_PCT, RUNS, STEPS, Bar, Step
 from latencykit.table import make_row
+from latencykit.table_file import load_table, save_table
 from tests.latencykit.made_up import ONE, TWO, relu_kernel, steady, whole_table
 
 FIGURES = {
@@ -91,6 +92,25 @@ def test_a_step_counts_as_run_until_costs_of_its_own_thread_count_change():
         costs = truth.costs_checksum(table, setting.threads)
         assert truth.costs_checksum(more[other], setting.threads) == costs
         assert truth.costs_checksum(more[setting], setting.threads) != costs
+
+
+def test_a_table_keeps_the_figures_and_no_single_networks_and_its_costs_stay(tmp_path: Path):
+    table = whole_table()
+    save_table(table, tmp_path / "t.json")
+    found = {
+        "schema": 1,
+        "command": "validate",
+        "networks": [1],
+        "costs_sha": "s",
+        "set": "uniform",
+        "seed": 12,
+        "n": 24,
+    }
+    (tmp_path / "s-1.json").write_text(json.dumps(found), encoding="utf-8")
+    truth._store(tmp_path / "t.json", [tmp_path / "s-1.json"])
+    kept = load_table(tmp_path / "t.json")
+    assert kept.validations == ({"set": "uniform", "seed": 12, "n": 24},)
+    assert truth.costs_checksum(kept, 1) == truth.costs_checksum(table, 1)
 
 
 def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: Path):

@@ -10,7 +10,7 @@ from latencykit.calibrate import (
     CALIBRATION_SEED,
     HAND_MADE_DEPTH,
     HAND_MADE_QUALITY_WIDTH,
-    HAND_MADE_WIDTHS,
+    HAND_MADE_WIDTH,
     LIGHTEST_NETWORKS,
     SpaceNeeds,
     calibration_networks,
@@ -73,8 +73,8 @@ def test_calibration_networks_are_of_five_kinds_under_names_of_their_content(
     uniform, sparse = sample_architectures(TINY, 6, CALIBRATION_SEED), sparse_architectures(TINY, 5, CALIBRATION_SEED)
     plain = plain_networks(TINY)
     light = minimisers(TINY, work(TINY), LIGHTEST_NETWORKS, CALIBRATION_SEED, plain)
-    pairs = [Baseline(w, HAND_MADE_DEPTH, 1, HAND_MADE_QUALITY_WIDTH, TINY.image_size) for w in HAND_MADE_WIDTHS]
-    expected = [*plain, *uniform, *sparse, *light, *pairs]
+    pair = Baseline(HAND_MADE_WIDTH, HAND_MADE_DEPTH, 1, HAND_MADE_QUALITY_WIDTH, TINY.image_size)
+    expected = [*plain, *uniform, *sparse, *light, pair]
     assert [network.network for network in tiny_needs.calibration] == expected
     assert [network.id for network in tiny_needs.calibration] == [network_id(a) for a in expected]
     for network in (tiny_needs.calibration[0], tiny_needs.calibration[-1]):
@@ -95,23 +95,23 @@ def test_several_configurations_share_what_is_alike_and_every_network_is_a_step(
     ticks: list[int] = []
     needs = space_needs([ONE_NODE, OTHER], 5, 2, lambda: ticks.append(1))
     assert needs.macros == (ONE_NODE, OTHER)
-    pairs = len(HAND_MADE_WIDTHS)
-    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)) + LIGHTEST_NETWORKS + pairs)
+    assert len(ticks) == 2 * (5 + HELD_OUT + 2 + len(plain_networks(ONE_NODE)) + LIGHTEST_NETWORKS + 1)
     assert len({network.id for network in needs.calibration}) == len(needs.calibration)
-    assert len(needs.calibration) == 2 * (2 + 5 + LIGHTEST_NETWORKS) + pairs  # the pairs are of one input stride
+    assert (
+        len(needs.calibration) == 2 * (2 + 5 + LIGHTEST_NETWORKS) + 1
+    )  # both are of one input stride, so their pair is the same
     alone = [set(space_needs([macro], 5, 2).keys) for macro in (ONE_NODE, OTHER)]
     assert set(needs.keys) == alone[0] | alone[1]
     assert alone[0] & alone[1] > {CALL_OVERHEAD}
     assert len(needs.keys) == len(set(needs.keys))
 
 
-def test_hand_made_pairs_that_are_calibrated_with_are_none_that_are_validated_or_compared_with():
+def test_the_hand_made_pair_that_is_calibrated_with_is_none_that_is_validated_or_compared_with():
     for stride in (1, 2, 4, 8):
         timed = calibration_networks(Macro(segmentation_stride=stride, quality_stride=stride), 2)
-        pairs = [network for network in timed if isinstance(network, Baseline)]
-        assert len(pairs) == len(HAND_MADE_WIDTHS)
-        assert {pair.stride for pair in pairs} == {stride}
-        assert not {pair.quality_width for pair in pairs} & {pair.quality_width for pair in unet_family(72, 0)}
+        [pair] = [network for network in timed if isinstance(network, Baseline)]
+        assert pair.stride == stride
+        assert pair.quality_width not in {other.quality_width for other in unet_family(72, 0)}
     odd = Macro(48, 4, 1, segmentation_widths=(4, 4, 4), quality_widths=(4, 4))  # 12 pixels halve twice
     assert {pair.depth for pair in calibration_networks(odd, 2) if isinstance(pair, Baseline)} == {2}
 
