@@ -57,6 +57,10 @@ class ConvNorm(nn.Module):
             "groups": operation.groups,
             "bias": operation.bias,
         }
+        # A 1x1 convolution at a stride reads every n-th pixel only; taken out before, since with channels last and few
+        # channels oneDNN's writes past its workspace (uxlfoundation/oneDNN issue 6035).
+        self._every = operation.stride if isinstance(operation, spec.Conv) and operation.kernel == 1 else 1
+        shared["stride"] //= self._every
         if isinstance(operation, spec.Conv):
             self.conv: nn.Module = nn.Conv2d(in_channels, operation.out_channels, **shared)
             taps = operation.kernel**2
@@ -74,7 +78,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, normalise, rectify."""
-        x = self.conv(x)
+        x = self.conv(x if self._every == 1 else x[..., :: self._every, :: self._every])
         if self.norm is not None:
             x = self.norm(x)
         return functional.relu(x, inplace=True) if self.relu else x

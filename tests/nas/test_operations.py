@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from latencykit import spec
 from latencykit.errors import InputError
@@ -77,6 +78,24 @@ def test_a_channel_without_variation_is_refused():
 def test_the_predicted_dice_stays_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Linear(4, 1)(torch.rand(2, 4, 1, 1).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("side", [128, 129])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_1x1_convolution_at_a_stride_is_one_in_either_layout_with_few_channels_too(side, layout):
+    """Given the stride, torch 2.13 ends the process there, on CPUs with AVX-512."""
+    torch.manual_seed(0)
+    operation = spec.Conv(12, 1, stride=2, norm=False, bias=True, activation="none")
+    module = operation_module(operation, ((6, side, side),))
+    x = torch.randn(4, 6, side, side)
+    weight = module.conv.weight.detach().clone().requires_grad_()
+    expected = functional.conv2d(x, weight, module.conv.bias, stride=2)
+    found = module.to(memory_format=layout)(x.to(memory_format=layout))
+    cotangent = torch.randn_like(expected)
+    (found * cotangent).sum().backward()
+    (expected * cotangent).sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(module.conv.weight.grad, weight.grad, rtol=1e-4, atol=1e-3)
 
 
 def test_he_initialisation_keeps_the_variance_through_a_convolution():
