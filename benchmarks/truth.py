@@ -2,12 +2,13 @@
 
     python benchmarks/truth.py luts/mine.json --threads 1,2 --out benchmarks/results/truth
 
-The table must have been built earlier. Networks outside of its space (random macro configurations, hand-made pairs)
-get their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there
-and of these costs is not run again, whatever the table holds of other thread counts. A machine with neighbours changes
-its speed: a step during which it was more than `OFF_PCT` from what it was in the build, by calibration networks timed
-along, is run again, and the run nearest to the build counts, whatever it says of the table; all runs are kept under
-`runs/`. `bars.md` and `bars.json` are made of the files; a figure whose step has not been run is one that is not there.
+The table must have been built earlier. Networks outside of its space (random macro configurations, hand-made pairs) get
+their kernels added first. Each step is one call of the command line and one JSON file; a step whose file is there, of
+these costs and this seed, is not run again, whatever the table holds of other thread counts. A machine with neighbours
+changes its speed: a step during which it was more than `OFF_PCT` from what it was in the build, by calibration networks
+timed along, is run again, up to `--runs` times, and the run nearest to the build counts, whatever it says of the table;
+all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the files; a figure whose step has not been run
+is one that is not there.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from latencykit.table_file import load_table, save_table, table_checksum
 PACE_HZ = 30
 OTHERS = 24
 """Networks of each set outside of the space."""
-OFF_PCT, RUNS = 2.0, 3
-NOT_OF_A_SUMMARY = ("schema", "command", "warnings", "networks", "costs_sha", "slowdowns_of_all_runs_pct")
+OFF_PCT = 2.0
+NOT_OF_A_SUMMARY = ("schema", "command", "warnings", "networks", "worst", "costs_sha", "slowdowns_of_all_runs_pct")
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,18 @@ BARS = (
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
 @click.option("--threads", default="1,2", show_default=True)
 @click.option("--seed", default=11, show_default=True, help="Of the networks: another one draws others.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(min=1), help="At most, of one step.")
 @click.option("--store", is_flag=True, help="Keep the figures in the table, in place of those that it holds.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(table: Path, threads: str, seed: int, store: bool, out: Path) -> None:
+def main(table: Path, threads: str, seed: int, runs: int, store: bool, out: Path) -> None:
     """Run what has not been run of this table and tabulate."""
     counts = [int(count) for count in threads.split(",")]
     _add_other_kernels(table, threads, seed, out)
     for count in counts:
-        sha = costs_checksum(load_table(table), count)
+        asked = {"costs_sha": costs_checksum(load_table(table), count), "seed": seed}
         for step in STEPS:
-            _validate(
-                step,
-                ["validate", str(table), "--threads", str(count), "--seed", str(seed), *step.options],
-                out,
-                count,
-                sha,
-            )
+            words = ["validate", str(table), "--threads", str(count), "--seed", str(seed), *step.options]
+            _validate(step, words, out / f"{step.name}-{count}.json", asked, runs)
     if store:
         _store(table, [out / f"{step.name}-{count}.json" for count in counts for step in STEPS])
     lines = [_line(bar, counts, out) for bar in BARS]
@@ -113,25 +110,24 @@ def main(table: Path, threads: str, seed: int, store: bool, out: Path) -> None:
     print(_markdown(lines, counts))
 
 
-def _validate(step: Step, words: list[str], out: Path, threads: int, sha: str) -> None:
-    """Run a step until the machine is as fast as in the build, at most `RUNS` times; keep the nearest."""
-    path = out / f"{step.name}-{threads}.json"
+def _validate(step: Step, words: list[str], path: Path, asked: dict[str, Any], runs: int) -> None:
+    """Run a step until the machine is as fast as in the build, at most so many times; keep the nearest."""
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("costs_sha") != sha:
+    if any(kept.get(name) != value for name, value in asked.items()):
         kept = {}
-    while not kept or (abs(kept["slowdown_pct"]) > OFF_PCT and len(kept["slowdowns_of_all_runs_pct"]) < RUNS):
+    while not kept or (abs(kept["slowdown_pct"]) > OFF_PCT and len(kept["slowdowns_of_all_runs_pct"]) < runs):
         plot = path.with_suffix(".new.png")
         found = _latencykit(*words, *(["--plot", str(plot)] if step.drawn else []))
         if found["slowdown_pct"] is None:
             sys.exit(f"{words[1]} has no cost model of this rhythm: build it with its networks")
         off = [*kept.get("slowdowns_of_all_runs_pct", []), found["slowdown_pct"]]
-        write_json(out / "runs" / f"{path.stem}-{len(off)}.json", {**found, "costs_sha": sha})
+        write_json(path.parent / "runs" / f"{path.stem}-{len(off)}.json", found | asked)
         if not kept or abs(found["slowdown_pct"]) < abs(kept["slowdown_pct"]):
             kept = found
             if step.drawn:
                 plot.replace(path.with_suffix(".png"))
         plot.unlink(missing_ok=True)
-        kept = {**kept, "costs_sha": sha, "slowdowns_of_all_runs_pct": off}
+        kept = {**kept, **asked, "slowdowns_of_all_runs_pct": off}
         write_json(path, kept)
 
 

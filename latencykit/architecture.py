@@ -28,7 +28,7 @@ def network_graph(network: Network) -> Graph:
 
 
 def network_floor(network: Network) -> Graph:
-    """A network pair without its two networks: the part of its latency that its strides alone decide."""
+    """A network pair without its two networks: the part of its latency that strides, head and image size decide."""
     if isinstance(network, Baseline):
         stride = network.stride
         return floor_graph(network.image_size, stride, stride, stride, network.head, "entropy")

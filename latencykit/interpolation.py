@@ -59,9 +59,8 @@ def with_interpolated(table: Table, setting: Setting, kernels: Iterable[Kernel])
 
 
 def _kind(kernel: Kernel) -> tuple[object, ...]:
-    depthwise = kernel.attribute("group") not in (None, 1)
     windows = kernel.attribute("kernel_shape"), kernel.attribute("strides"), kernel.attribute("dilations")
-    return (kernel.op, kernel.domain, depthwise, *windows)
+    return (kernel.op, kernel.domain, kernel.in_groups, *windows)
 
 
 def _logarithms(kernel: Kernel) -> np.ndarray:

@@ -20,7 +20,7 @@ from latencykit.sample import sample_architectures
 from latencykit.schema import parse_json, to_json
 from latencykit.space import Architecture
 
-KIT_FORMAT = 4
+KIT_FORMAT = 5
 """Raised where files of a kit or result change, the same seeds draw other networks (tested), or fits change."""
 MANIFEST, PLAN = "MANIFEST", "plan.json"
 TABLE, SAMPLES, VALIDATION, GRAPHS = "table.json", "samples.json", "validation.json", "optimised"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latencykit.errors import MissingRowError
 from nas.metrics import FrameScores
 from nas.paired import Difference, dice_difference
 from nas.pareto import Front, ParetoPoint
@@ -64,14 +63,16 @@ def contest(front: Front, good: Mapping[str, Seeds], bad: Mapping[str, Seeds]) -
         good: scores of the frames as they are, by row; rows without do not take part.
         bad: scores of the same frames degraded by held-out kinds, by the same rows.
 
+    Returns:
+        nothing where there is no hand-made or no searched row.
+
     Raises:
-        MissingRowError: no hand-made or no searched row.
         InputError: scores of different frames.
     """
     hand_made = [point for point in front.points if point.family == "hand-made" and point.row in good]
     searched = [point for point in front.points if point.family == "searched" and point.row in good]
     if not hand_made or not searched:
-        raise MissingRowError("a contest needs hand-made and searched rows; there is one family only.")
+        return []
     quality = {name: _quality(scores) for name, scores in bad.items()}
     duels = []
     for ours in _undominated(hand_made):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 from latencykit.architecture import read_architecture
 from latencykit.baselines import Baseline
 from latencykit.errors import InputError
 from latencykit.macro import Macro
-from latencykit.schema import decode, read_json, to_json
+from latencykit.schema import decode, read_json
 from nas.checkpoint import load_checkpoint
 from nas.config import Row, RunConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
 from nas.learning import ARCHITECTURE_FILE, CHECKPOINT_FOLDER
-from nas.race import MAX_RACE_BYTES, RACE_FILE, RACE_FOLDER
+from nas.race import MAX_RACE_BYTES, RACE_FILE, RACE_FOLDER, question
 from nas.trained import TRAINING_FILE, read_training
 from nas.workspace import SeedFolder, Workspace
 
@@ -54,9 +52,11 @@ def _of_network(config: RunConfig, row: Row, folder: SeedFolder) -> list[str]:
         return [] if same else ["baseline"]
     differs = []
     if row.macros is not None and (raced := folder.search / RACE_FOLDER / RACE_FILE).exists():
-        asked = {"config": config.race_of(row), "space": row.macros, "target_ms": config.search_of(row).target_ms}
+        racing, settings = config.race_of(row), config.search_of(row)
+        search = settings if racing.racers == "supernets" else None
+        asked = question(row.macros, settings.target_ms, racing, search)
         stored = read_json(raced, MAX_RACE_BYTES)
-        if any(stored.get(name) != json.loads(json.dumps(to_json(value))) for name, value in asked.items()):
+        if any(stored.get(name) != value for name, value in asked.items()):
             differs.append("race")
     saved = load_checkpoint(folder.search / CHECKPOINT_FOLDER)
     if saved is None:

@@ -158,8 +158,7 @@ def _contest(root: Path, table: Table, front: Front) -> list[Duel]:
         return []
     patients, _ = named.most_common(1)[0]  # rows scored on other frames do not take part either
     good = {row: seeds for row, seeds in good.items() if all(one.patients == patients for one in seeds)}
-    families = {point.family for point in front.points if point.row in good}
-    return contest(front, good, {row: bad[row] for row in good}) if len(families) > 1 else []
+    return contest(front, good, {row: bad[row] for row in good})
 
 
 def _is_ablation(folder: SeedFolder) -> bool:

@@ -34,6 +34,8 @@ from nas.train import train
 RACE_FOLDER = "race"
 RACE_FILE = "race.json"
 MAX_RACE_BYTES = 10_000_000
+TOLERANCE = 0.03
+"""A network meets a target that it is above by this part at most."""
 
 Price = Callable[[Architecture], float]
 """The latency of a network in ms, by a table."""
@@ -48,7 +50,7 @@ class Entry:
         predicted_ms: by the table.
         epochs: of its segmentation's training, or of its supernet's search.
         dice: of the selection patients' frames.
-        mae: of their predicted Dice, after a training of good and bad frames alike.
+        mae: of their predicted Dice; after a training, the mean of good and bad frames' errors.
         score: Dice less the weighted error.
     """
 
@@ -59,13 +61,21 @@ class Entry:
     mae: float
     score: float
 
+    def meets(self, target_ms: float) -> bool:
+        """Whether the table puts it at a target or below, within the tolerance."""
+        return self.predicted_ms <= (1 + TOLERANCE) * target_ms
+
 
 @dataclass(frozen=True)
 class Race:
-    """A race that has been run: the winner, and every round's entries, the best first."""
+    """A race that has been run: every round's entries, the best first."""
 
-    winner: Architecture
     rounds: tuple[tuple[Entry, ...], ...]
+
+    @property
+    def winner(self) -> Entry:
+        """The best of the last round."""
+        return self.rounds[-1][0]
 
 
 @dataclass(frozen=True)
@@ -136,24 +146,29 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
         InputError: a folder with another race.
     """
     config = judge.config
-    asked = {"space": space, "target_ms": target_ms, "config": config, "training": judge.training, "seed": judge.seed}
-    if isinstance(judge, SupernetJudge):
-        asked["search"] = judge.settings
-    first_alone(lambda: _require_same(out, asked | {"data_sha256": judge.dataset.sha256}))
+    asked = question(space, target_ms, config, judge.settings if isinstance(judge, SupernetJudge) else None)
+    asked |= to_json({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
+    first_alone(lambda: _require_same(out, asked))
     networks = first_alone(lambda: _drawn(space, price, target_ms, judge, out))
     standing = list(range(len(networks)))
     rounds: list[tuple[Entry, ...]] = []
     for index, epochs in enumerate(config.epochs):
         entries = {n: judge(*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
-        standing = sorted(standing, key=lambda n: -entries[n].score)
+        standing = sorted(standing, key=lambda n: (not entries[n].meets(target_ms), -entries[n].score))
         rounds.append(tuple(entries[n] for n in standing))
         standing = standing[: max(1, len(standing) // config.keep_one_of)]
-    return Race(rounds[-1][0].network, tuple(rounds))
+    return Race(tuple(rounds))
 
 
-def _require_same(out: Path, asked: dict[str, Any]) -> None:
+def question(space: MacroSpace, target_ms: float | None, config: RaceConfig, search: SearchConfig | None) -> Any:
+    """What a race is about, as JSON data; the search's settings where supernets race."""
+    asked = {"space": space, "target_ms": target_ms, "config": config} | ({"search": search} if search else {})
+    return json.loads(json.dumps(to_json(asked)))
+
+
+def _require_same(out: Path, asked: Any) -> None:
     """Enter what is asked, or raise unless the folder is of the same race."""
-    path, plain = out / RACE_FILE, json.loads(json.dumps(to_json(asked)))
+    path, plain = out / RACE_FILE, json.loads(json.dumps(asked))
     if not path.exists():
         write_json(path, plain)
     elif read_json(path, MAX_RACE_BYTES) != plain:

@@ -29,15 +29,13 @@ from nas.distributed import is_first
 from nas.figures import save_figure
 from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
-from nas.race import RACE_FOLDER, Entry, Judge, Race, SupernetJudge, race
+from nas.race import RACE_FOLDER, TOLERANCE, Entry, Judge, Race, SupernetJudge, race
 from nas.race_figure import race_figure
 from nas.search import search
 from nas.search_state import derive_run
 
 FINALISTS_FILE = "finalists.json"
 RACE_PICTURE = "race.png"
-TOLERANCE = 0.03
-"""A finalist may be above the target by this part."""
 RACED = "raced"
 
 
@@ -108,30 +106,27 @@ def search_row(
     if racing.racers == "supernets":
         supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of, price=price)
         raced = race(row.macros, price, target_ms, supernets, folder)
-        best = raced.rounds[-1][0]
+        best = raced.winner
         finalists = {RACED: judge(best.network, best.predicted_ms, racing.epochs[-1], folder / RACED)}
     else:
         raced = race(row.macros, price, target_ms, judge, folder)
-        finalists = {RACED: raced.rounds[-1][0]}
+        finalists = {RACED: raced.winner}
     history: Sequence[Mapping[str, Any]] = ()
     if racing.search_cells:
-        history = search(settings, dataset, raced.winner.macro, costs_of(raced.winner.macro), seed, out, show).history
+        macro = raced.winner.network.macro
+        history = search(settings, dataset, macro, costs_of(macro), seed, out, show).history
         for rule in get_args(Rule):
             network = derive_run(out, rule)
             known = [entry.network for entry in finalists.values()]
             if network not in known and (cost_ms := price(network)) <= (1 + TOLERANCE) * target_ms:
                 finalists[rule] = judge(network, cost_ms, racing.epochs[-1], folder / rule)
-    best = max(finalists.values(), key=lambda entry: (_meets(entry, target_ms), entry.score))
+    best = max(finalists.values(), key=lambda entry: (entry.meets(target_ms), entry.score))
     if is_first():
         write_architecture(out / ARCHITECTURE_FILE, best.network)
         save_figure(race_figure(raced, finalists), out / RACE_PICTURE)
         write_json(out / FINALISTS_FILE, to_json(finalists))
     pace_hz = rhythm(table, threads, run.pace_hz)
     return Found(best.network, best.predicted_ms, pace_hz, history, finalists, raced)
-
-
-def _meets(entry: Entry, target_ms: float) -> bool:
-    return entry.predicted_ms <= (1 + TOLERANCE) * target_ms
 
 
 def target_of(row: Row, settings: SearchConfig) -> float:

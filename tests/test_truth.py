@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import truth
-from benchmarks.truth import BARS, OFF_PCT, RUNS, STEPS, Bar, Step
+from benchmarks.truth import BARS, OFF_PCT, STEPS, Bar, Step
 from latencykit.table import make_row
 from latencykit.table_file import load_table, save_table
 from tests.latencykit.made_up import ONE, TWO, relu_kernel, steady, whole_table
@@ -56,9 +56,13 @@ def kept(path: Path) -> dict[str, Any]:
     return found
 
 
+def run_step(step: Step, out: Path, sha: str = "sha", seed: int = 11, runs: int = 3) -> None:
+    truth._validate(step, ["validate", "t.json"], out / "s-1.json", {"costs_sha": sha, "seed": seed}, runs)
+
+
 def test_a_step_is_run_again_until_the_machine_is_as_fast_as_in_the_build(runs: Runs, tmp_path: Path):
     runs.answers = [validation(9.0, 2.0, 7.0), validation(3.0, 2.2, -1.0)]
-    truth._validate(Step("s", (), drawn=True), ["validate", "t.json"], tmp_path, 1, "sha")
+    run_step(Step("s", (), drawn=True), tmp_path)
     assert runs.count == 2
     found = kept(tmp_path / "s-1.json")
     assert (found["slowdown_pct"], found["slowdowns_of_all_runs_pct"]) == (-1.0, [7.0, -1.0])
@@ -70,18 +74,19 @@ def test_a_step_is_run_again_until_the_machine_is_as_fast_as_in_the_build(runs: 
 
 def test_of_runs_that_were_all_off_the_nearest_is_kept_not_the_one_with_the_smallest_error(runs: Runs, tmp_path: Path):
     runs.answers = [validation(4.0, 2.0, 5.0), validation(6.0, 2.2, -3.0), validation(1.0, 1.0, 9.0)]
-    truth._validate(Step("s", (), drawn=True), ["validate", "t.json"], tmp_path, 1, "sha")
-    assert runs.count == RUNS
+    run_step(Step("s", (), drawn=True), tmp_path)
+    assert runs.count == 3
     assert kept(tmp_path / "s-1.json")["levels"]["kernel"]["calibrated"]["mape_pct"] == 6.0
     assert (tmp_path / "s-1.png").read_text() == "2"
 
 
-def test_a_step_that_was_run_near_enough_is_run_once_for_each_table(runs: Runs, tmp_path: Path):
+def test_a_step_that_was_run_near_enough_is_run_once_for_each_table_and_seed(runs: Runs, tmp_path: Path):
     runs.answers = [validation(9.0, 2.0, OFF_PCT)]
-    for sha, count in (("sha", 1), ("sha", 1), ("other", 2)):
-        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, sha)
+    for sha, seed, count in (("sha", 11, 1), ("sha", 11, 1), ("other", 11, 2), ("other", 12, 3)):
+        run_step(Step("s", ()), tmp_path, sha, seed)
         assert runs.count == count
-        assert kept(tmp_path / "s-1.json")["costs_sha"] == sha
+        found = kept(tmp_path / "s-1.json")
+        assert (found["costs_sha"], found["seed"]) == (sha, seed)
     assert {path.name for path in tmp_path.iterdir()} == {"s-1.json", "runs"}
 
 
@@ -115,10 +120,8 @@ def test_a_table_keeps_the_figures_and_no_single_networks_and_its_costs_stay(tmp
 
 def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: Path):
     runs.answers = [validation(9.0, 2.0, 8.0), validation(9.0, 2.0, 5.0), validation(9.0, 2.0, 6.0)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(truth, "RUNS", 1)
-        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
-    truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
+    run_step(Step("s", ()), tmp_path, runs=1)
+    run_step(Step("s", ()), tmp_path)
     found = kept(tmp_path / "s-1.json")
     assert (found["slowdown_pct"], found["slowdowns_of_all_runs_pct"]) == (5.0, [8.0, 5.0, 6.0])
 
@@ -126,7 +129,7 @@ def test_a_step_that_was_stopped_between_two_runs_goes_on(runs: Runs, tmp_path: 
 def test_a_table_that_is_not_calibrated_is_told(runs: Runs, tmp_path: Path):
     runs.answers = [validation(9.0, 2.0, 1.0) | {"slowdown_pct": None}]
     with pytest.raises(SystemExit, match=r"t\.json has no cost model"):
-        truth._validate(Step("s", ()), ["validate", "t.json"], tmp_path, 1, "sha")
+        run_step(Step("s", ()), tmp_path)
 
 
 def test_every_bar_finds_its_figure_as_measured_and_at_the_build_s_speed(tmp_path: Path):

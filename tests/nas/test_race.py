@@ -55,7 +55,7 @@ def test_the_better_ones_go_on_and_the_best_wins(run):
         assert [entry.score for entry in entries] == sorted((entry.score for entry in entries), reverse=True)
     better = [entry.network for entry in found.rounds[0][:2]]
     assert all(entry.network in better for entry in found.rounds[1])
-    assert found.winner == found.rounds[1][0].network
+    assert found.winner == found.rounds[1][0]
     entry = found.rounds[1][0]
     assert entry.score == pytest.approx(entry.dice - CONFIG.quality_weight * entry.mae)
 

@@ -13,6 +13,7 @@ from latencykit.space import CELL_TYPES, cell_edges
 from nas import staged as module
 from nas.config import Row, RunConfig, SearchConfig
 from nas.finished import check_finished
+from nas.race import TOLERANCE
 from nas.race_figure import macro_label, race_figure
 from nas.staged import is_searched, search_row
 from nas.workspace import Workspace
@@ -21,6 +22,9 @@ from tests.nas.test_race import CONFIG, SPACE, TARGET_MS, TRAINING, price
 SETTINGS = SearchConfig(epochs=2, warmup_epochs=1, batch_size=4, max_steps_per_epoch=1, target_ms=TARGET_MS)
 ROW = Row("raced", "search", macros=SPACE, search={"target_ms": TARGET_MS})
 RUN = RunConfig((ROW,), search=SETTINGS, train=TRAINING, race=CONFIG, threads=(1,))
+
+
+SUPERNETS = {"racers": "supernets", "candidates": 2, "epochs": [1, 2], "search_cells": False}
 
 
 def prices(macro):
@@ -45,7 +49,7 @@ def stages(data, tmp_path_factory):
 def test_the_outcome_is_the_finalist_with_the_best_score(stages):
     found, out = stages
     best = max(found.finalists.values(), key=lambda entry: entry.score)
-    assert found.finalists["raced"].network == found.race.winner
+    assert found.finalists["raced"] == found.race.winner
     assert (found.architecture, found.latency_ms) == (best.network, best.predicted_ms)
     assert read_architecture(out / "architecture.json") == best.network
     assert found.pace_hz == 30.0
@@ -58,8 +62,8 @@ def test_the_outcome_is_the_finalist_with_the_best_score(stages):
 def test_the_cells_are_searched_in_the_winner_s_macro_configuration(stages):
     found, _ = stages
     assert len(found.history) == SETTINGS.epochs
-    assert {entry.network.macro for entry in found.finalists.values()} == {found.race.winner.macro}
-    assert all(entry.predicted_ms <= (1 + module.TOLERANCE) * TARGET_MS for entry in found.finalists.values())
+    assert {entry.network.macro for entry in found.finalists.values()} == {found.race.winner.network.macro}
+    assert all(entry.predicted_ms <= (1 + TOLERANCE) * TARGET_MS for entry in found.finalists.values())
 
 
 def test_stages_that_are_finished_are_done_once(stages, data, monkeypatch):
@@ -89,7 +93,7 @@ def test_a_race_may_decide_alone(data, tmp_path, monkeypatch):
     row = replace(ROW, race={"epochs": [1], "candidates": 2, "search_cells": False})
     found = search_row(RUN, row, SETTINGS, None, data, 0, tmp_path)
     assert ([*found.finalists], found.history, len(found.race.rounds)) == (["raced"], (), 1)
-    assert found.architecture == found.race.winner == read_architecture(tmp_path / "architecture.json")
+    assert found.architecture == found.race.winner.network == read_architecture(tmp_path / "architecture.json")
     assert is_searched(row, tmp_path)
     assert not (tmp_path / "history.jsonl").exists()
 
@@ -108,14 +112,35 @@ def test_a_finished_race_of_other_settings_is_refused(stages, data, tmp_path, ch
             check_finished(config, data, Workspace(tmp_path))
 
 
-def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
-    monkeypatch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
-    monkeypatch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
-    racing = {"racers": "supernets", "candidates": 2, "epochs": [1, 2], "search_cells": False}
-    found = search_row(RUN, replace(ROW, race=racing), SETTINGS, None, data, 0, tmp_path)
+@pytest.fixture(scope="module")
+def supernets(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("supernets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+        patch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
+        patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
+        yield search_row(RUN, replace(ROW, race=SUPERNETS), SETTINGS, None, data, 0, out), out
+
+
+@pytest.mark.parametrize(("change", "named"), [({}, None), ({"epochs": 77}, "race")])
+def test_a_finished_race_of_supernets_of_another_search_is_refused(supernets, data, tmp_path, change, named):
+    _, out = supernets
+    folder = Workspace(tmp_path).seed(ROW.name, 0)
+    shutil.copytree(out / "race", folder.search / "race")
+    folder.model.write_bytes(b"a model")
+    row = replace(ROW, race=SUPERNETS, search={**ROW.search, **change})
+    config = replace(RUN, rows=(row,), seeds=(0,))
+    if named is None:
+        check_finished(config, data, Workspace(tmp_path))
+    else:
+        with pytest.raises(InputError, match=rf"a model of other settings \({named}\)"):
+            check_finished(config, data, Workspace(tmp_path))
+
+
+def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(supernets, data):
+    found, out = supernets
     assert [len(entries) for entries in found.race.rounds] == [2, 1]
-    folder = tmp_path / "race"
+    folder = out / "race"
     drawn = {read_architecture(folder / f"{index:03d}.json").macro for index in range(2)}
     assert {entry.network.macro for entry in found.race.rounds[0]} <= drawn
     last = found.race.rounds[-1][0]
@@ -124,7 +149,7 @@ def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(
     assert last.predicted_ms == pytest.approx(price(last.network))
     assert (folder / "raced/weights.safetensors").exists()
     assert found.architecture == last.network
-    again = search_row(RUN, replace(ROW, race=racing), SETTINGS, None, data, 0, tmp_path)
+    again = search_row(RUN, replace(ROW, race=SUPERNETS), SETTINGS, None, data, 0, out)
     assert again.finalists == found.finalists
 
 
