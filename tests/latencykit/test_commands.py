@@ -39,9 +39,9 @@ def test_a_build_in_json(tool: Tool, space: Path, tmp_path: Path, workers: FakeW
     table = load_table(out)
     assert sum(first["rows"].values()) == len(table.rows)
     assert first["measured"] == first["rows"]["isolated"] + first["rows"]["kernel"]
-    assert (first["networks"], first["repeated"]) == (len(table.timings), 0) == (25 + 13, 0)
+    assert (first["networks"], first["repeated"]) == (len(table.timings), 0) == (23 + 12, 0)
     assert [(model["threads"], model["pace_hz"], model["networks"]) for model in first["models"]] == [
-        (1, None, 25), (1, 30.0, 13),
+        (1, None, 23), (1, 30.0, 12),
     ]  # fmt: skip
     assert set(first["models"][0]) == {"threads", "pace_hz", "networks", "residual_pct", "spread_pct"}
     assert first["timed_pct"] > 0
@@ -75,7 +75,7 @@ def test_a_build_of_several_strides_covers_each(tool: Tool, space: Path, tmp_pat
     table = load_table(out)
     macros = {row.key.macro for row in table.rows if isinstance(row.key, Edge)}
     assert {macro.segmentation_stride for macro in macros} == {1, 2}
-    assert data["models"][0]["networks"] == 2 * 25
+    assert data["models"][0]["networks"] == 2 * 23
 
 
 @pytest.mark.usefixtures("small_builds")
@@ -86,7 +86,7 @@ def test_a_dry_run_lists_what_is_missing_and_writes_nothing(
     data = tool(*build_words(out, space, "--dry-run")).data
     assert set(data) >= {"schema", "command", "warnings", "table", "rows", "missing", "networks", "estimate_s"}
     assert data["missing"] == sum(data["rows"].values())
-    assert data["networks"] == 25 + 13
+    assert data["networks"] == 23 + 12
     assert data["estimate_s"] > 0
     assert not out.exists()
     before = table.read_bytes()

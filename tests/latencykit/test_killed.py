@@ -121,7 +121,7 @@ def test_a_killed_build_goes_on_where_it_was_and_measures_nothing_twice(command:
     table = load_table(tmp_path / "t.json")
     assert sum(result["rows"].values()) == len(table.rows)
     assert result["measured"] == len(table.rows) - result["rows"]["edge"]
-    assert result["networks"] == len(table.timings) == 18 + 9
+    assert result["networks"] == len(table.timings) == 16 + 8
     assert (result["repeated"], result["reused"]) == (0, 0)
 
     after = journal.read_text().splitlines()

@@ -11,7 +11,7 @@ import pytest
 from latencykit import sweep
 from latencykit.baselines import Baseline
 from latencykit.bench import SENTINEL_ID, Sample
-from latencykit.calibrate import HAND_MADE_WIDTHS, SpaceNeeds, fit_table, space_needs
+from latencykit.calibrate import SpaceNeeds, fit_table, space_needs
 from latencykit.errors import InputError, InterruptedRunError
 from latencykit.journal import Journal
 from latencykit.kernels import CALL_OVERHEAD
@@ -243,7 +243,7 @@ def test_another_configuration_extends_a_table_and_the_first_comes_back_without_
     other = needs["other"].macros[0]
     second = whole_build(out, needs["other"])
     assert 0 < second.measured < first.measured  # most kernels are the same
-    new = len(needs["other"].calibration) - len(HAND_MADE_WIDTHS)  # the hand-made pairs are of the same stride
+    new = len(needs["other"].calibration) - 1  # the hand-made pair is of the same stride
     assert second.networks == new + (new + 1) // 2
     assert second.table.parents == (table_checksum(first.table),)
     assert second.table.model(ONE, None).networks == 18 + new
