@@ -228,7 +228,7 @@ def test_a_table_is_calibrated_and_has_its_edge_costs_when_it_is_written(tmp_pat
     built = whole_build(out, needs["one"])
     table = load_table(out)
     assert table == built.table
-    assert [(model.pace_hz, model.networks) for model in table.models] == [(None, 18), (30.0, 9)]
+    assert [(model.pace_hz, model.networks) for model in table.models] == [(None, 16), (30.0, 8)]
     assert table.has_edges(ONE, ONE_NODE, None)
     before = out.read_bytes()
     assert whole_build(out, needs["one"]).measured == 0
@@ -246,7 +246,7 @@ def test_another_configuration_extends_a_table_and_the_first_comes_back_without_
     new = len(needs["other"].calibration) - 1  # the hand-made pair is of the same stride
     assert second.networks == new + (new + 1) // 2
     assert second.table.parents == (table_checksum(first.table),)
-    assert second.table.model(ONE, None).networks == 18 + new
+    assert second.table.model(ONE, None).networks == 16 + new
     assert second.table.has_edges(ONE, other, None)
     assert not second.table.has_edges(ONE, ONE_NODE, None)  # fitted to another model than the one that is there now
     workers = FakeWorkers(tmp_path / "third", monkeypatch, BY_KIND)
