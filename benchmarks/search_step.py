@@ -1,4 +1,4 @@
-"""What a search step costs: one sampled path against all paths, ms per image, in fresh processes taken in turns.
+"""What a search step costs: fewer paths, lower precision, smaller images; ms per image, fresh processes in turns.
 
     python -m benchmarks.search_step --out benchmarks/results/search-step.json
 
@@ -29,7 +29,11 @@ from nas.search import search
 
 MODES = {
     "all paths, float32": {"paths": "all", "precision": "float32"},
+    "all paths, bfloat16": {"paths": "all", "precision": "bfloat16"},
+    "all paths, float32, images halved": {"paths": "all", "precision": "float32", "image_divisor": 2},
+    "all paths, bfloat16, images halved": {"paths": "all", "precision": "bfloat16", "image_divisor": 2},
     "sampled, float32": {"paths": "sampled", "precision": "float32"},
+    "sampled, bfloat16": {"paths": "sampled", "precision": "bfloat16"},
 }
 REFERENCE = "all paths, float32"
 STEPS, BATCH = 4, 4

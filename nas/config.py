@@ -105,6 +105,7 @@ class SearchConfig:
     temperature_end: float = 0.09  # in the last epoch: under 0.1 mixing is nearly choosing
     sampling: Literal["gumbel", "softmax"] = "gumbel"  # one sample for forward and LAT, or Gumbel in LAT only
     paths: Literal["all", "sampled"] = "all"  # sampled runs one candidate an edge: cheap, but learns too slowly so far
+    image_divisor: int = 1  # of the images' size while searching; costs and what is derived are of the full size
     auxiliary_skip: float = 0.0  # initial weight of an identity that fades out, against collapse (DARTS-)
     lambda_quality: float = 1.0  # lambda1
     lambda_latency: float = 0.001  # lambda2, a ms
@@ -121,6 +122,7 @@ class SearchConfig:
         _positive(
             "search", self, "epochs", "batch_size", "weight_rate", "clip", "architecture_reach", "temperature_end"
         )
+        _positive("search", self, "image_divisor")
         _positive("search", self, "temperature_start", *(("target_ms",) if self.target_ms is not None else ()))
         _not_negative("search", self, "warmup_epochs", "lambda_quality", "lambda_latency", "auxiliary_skip")
         _not_negative("search", self, "weight_decay", "dice_weight", "weight_momentum", "target_gain")

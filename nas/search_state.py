@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,12 +48,17 @@ class SearchState:
         self, config: SearchConfig, dataset: Dataset, macro: Macro, costs: SearchCosts, seed: int, out: Path
     ) -> None:
         self.config, self.macro, self.seed, self.out = config, macro, seed, out
+        if macro.image_size % config.image_divisor:
+            raise InputError(
+                f"search: image_divisor is {config.image_divisor}; expected a divisor of {macro.image_size} pixels."
+            )
+        shrunk = replace(macro, image_size=macro.image_size // config.image_divisor)
         self._folder = out / CHECKPOINT_FOLDER
-        self._stage(dataset)
+        self._stage(dataset, shrunk.image_size)
         self.history: list[dict[str, Any]] = []
         self.ascent = self.multiplier = 0.0
 
-        module = GraphModule(template(macro), torch_generator(seed, Stream.WEIGHTS))
+        module = GraphModule(template(shrunk), torch_generator(seed, Stream.WEIGHTS))
         module.set_statistics(dataset.channel_statistics())
         self.learner = Learner(module, config.precision, config.device, config.stop_gradient)
         generator = torch_generator(seed, Stream.ARCHITECTURE)
@@ -81,7 +86,7 @@ class SearchState:
         }  # fmt: skip
         self._resume()
 
-    def _stage(self, dataset: Dataset) -> None:
+    def _stage(self, dataset: Dataset, image_size: int) -> None:
         config = self.config
         shares: dict[str, float] = {
             "weights": config.segmentation_share,
@@ -92,7 +97,7 @@ class SearchState:
             shares["weights"] /= 2
             shares["architecture"] = shares["weights"]
         parts = split_by_patient(dataset, shares, self.seed)
-        self.frames = {name: Frames(part, self.macro.image_size) for name, part in parts.items()}
+        self.frames = {name: Frames(part, image_size) for name, part in parts.items()}
         self.frames.setdefault("architecture", self.frames["weights"])
 
     def batches(self, part: Part, epoch: int) -> list[npt.NDArray[np.int64]]:

@@ -139,6 +139,21 @@ def test_every_option_searches(data, macro, costs, tmp_path, search_config, opti
     assert result.architecture == derive_run(tmp_path, config.derive)
 
 
+def test_images_may_be_smaller_while_searching_and_what_is_derived_is_of_the_full_size(
+    data, macro, costs, tmp_path, search_config
+):
+    config = replace(search_config, epochs=2, image_divisor=2)
+    result = search(config, data, macro, costs, 0, tmp_path)
+    assert result.architecture.macro == macro
+    assert result.history[-1]["derived_ms"] == costs.total_ms(result.architecture)
+    state = SearchState(config, data, macro, costs, 0, tmp_path)
+    side = macro.image_size // 2
+    assert {frames.images.shape[-1] for frames in state.frames.values()} == {side}
+    assert {shape[1:] for shape in state.learner.module.graph.inputs.values()} == {(side, side)}
+    with pytest.raises(InputError, match="expected a divisor"):
+        search(replace(config, image_divisor=3), data, macro, costs, 0, tmp_path / "other")
+
+
 def test_latency_alone_drives_every_edge_to_what_costs_least(data, macro, costs, tmp_path, search_config):
     config = replace(search_config, epochs=5, lambda_latency=1000.0, architecture_reach=20, sampling="softmax")
     result = search(config, data, macro, costs, 0, tmp_path)
