@@ -41,8 +41,11 @@ FEWEST_ANCHORS = 4
 
 def validation_protocol(pace_hz: float | None, processes: int = VALIDATION_PROTOCOL.processes) -> Protocol:
     """How networks are timed to validate with, back to back or at a rhythm."""
-    samples = VALIDATION_PROTOCOL.samples if pace_hz is None else PACED_VALIDATION_SAMPLES
-    return replace(VALIDATION_PROTOCOL, samples=samples, processes=processes, pace_hz=pace_hz)
+    if pace_hz is None:
+        return replace(VALIDATION_PROTOCOL, processes=processes)
+    return replace(
+        VALIDATION_PROTOCOL, samples=PACED_VALIDATION_SAMPLES, rounds=1, processes=processes, pace_hz=pace_hz
+    )
 
 
 def validate(
