@@ -42,12 +42,19 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def words(finished_run, tmp_path_factory):
-    """A search of six epochs on the tiny run's table."""
+    """A search of six epochs on the tiny run's table.
+
+    Its architecture's steps are small: Adam's are as long for a gradient that is nothing but rounding.
+    """
     config = tmp_path_factory.mktemp("together") / "tiny.toml"
-    text = finished_run.config.read_text().replace("epochs = 2\nwarmup_epochs = 1", "epochs = 6\nwarmup_epochs = 1")
-    config.write_text(
-        text.replace("batch_size = 4\nmax_steps_per_epoch = 1", "batch_size = 4\nmax_steps_per_epoch = 2")
-    )
+    text = finished_run.config.read_text()
+    for short, longer in (
+        ("epochs = 2\nwarmup_epochs = 1", "epochs = 6\nwarmup_epochs = 1\narchitecture_reach = 0.36"),
+        ("batch_size = 4\nmax_steps_per_epoch = 1", "batch_size = 4\nmax_steps_per_epoch = 2"),
+    ):
+        assert short in text
+        text = text.replace(short, longer)
+    config.write_text(text)
     return "search", "--config", config, "--table", finished_run.out / "table.json", "--out"
 
 
