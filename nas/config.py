@@ -115,7 +115,7 @@ class SearchConfig:
     dice_weight: float = 1.0  # of a soft Dice loss; the paper has cross-entropy alone
     derive: Rule = "argmax"
     augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: Precision = "float32"  # bfloat16 gains nothing on the supernet's small convolutions (measured)
+    precision: Precision = "float32"  # bfloat16: 1.4 times faster steps; what is found is not compared yet
     device: Device = "cpu"
 
     def __post_init__(self) -> None:
