@@ -147,7 +147,7 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
     """
     config = judge.config
     asked = question(space, target_ms, config, judge.settings if isinstance(judge, SupernetJudge) else None)
-    asked |= to_json({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
+    asked |= _plain({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
     first_alone(lambda: _require_same(out, asked))
     networks = first_alone(lambda: _drawn(space, price, target_ms, judge, out))
     standing = list(range(len(networks)))
@@ -160,18 +160,25 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
     return Race(tuple(rounds))
 
 
-def question(space: MacroSpace, target_ms: float | None, config: RaceConfig, search: SearchConfig | None) -> Any:
+def question(
+    space: MacroSpace, target_ms: float | None, config: RaceConfig, search: SearchConfig | None
+) -> dict[str, Any]:
     """What a race is about, as JSON data; the search's settings where supernets race."""
-    asked = {"space": space, "target_ms": target_ms, "config": config} | ({"search": search} if search else {})
-    return json.loads(json.dumps(to_json(asked)))
+    return _plain({"space": space, "target_ms": target_ms, "config": config} | ({"search": search} if search else {}))
 
 
-def _require_same(out: Path, asked: Any) -> None:
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """As a file gives it back."""
+    found: dict[str, Any] = json.loads(json.dumps(to_json(value)))
+    return found
+
+
+def _require_same(out: Path, asked: dict[str, Any]) -> None:
     """Enter what is asked, or raise unless the folder is of the same race."""
-    path, plain = out / RACE_FILE, json.loads(json.dumps(asked))
+    path = out / RACE_FILE
     if not path.exists():
-        write_json(path, plain)
-    elif read_json(path, MAX_RACE_BYTES) != plain:
+        write_json(path, asked)
+    elif read_json(path, MAX_RACE_BYTES) != asked:
         raise InputError(f"{out} holds a race of another question; choose another folder or delete it.")
 
 

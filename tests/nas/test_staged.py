@@ -37,13 +37,19 @@ def prices(macro):
 
 
 @pytest.fixture(scope="module")
-def stages(data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("staged")
+def priced():
+    """Made-up prices instead of a table's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
         patch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
         patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
-        yield search_row(RUN, ROW, SETTINGS, None, data, 0, out), out
+        yield
+
+
+@pytest.fixture(scope="module")
+def stages(priced, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("staged")
+    return search_row(RUN, ROW, SETTINGS, None, data, 0, out), out
 
 
 def test_the_outcome_is_the_finalist_with_the_best_score(stages):
@@ -113,13 +119,9 @@ def test_a_finished_race_of_other_settings_is_refused(stages, data, tmp_path, ch
 
 
 @pytest.fixture(scope="module")
-def supernets(data, tmp_path_factory):
+def supernets(priced, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("supernets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
-        patch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
-        patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
-        yield search_row(RUN, replace(ROW, race=SUPERNETS), SETTINGS, None, data, 0, out), out
+    return search_row(RUN, replace(ROW, race=SUPERNETS), SETTINGS, None, data, 0, out), out
 
 
 @pytest.mark.parametrize(("change", "named"), [({}, None), ({"epochs": 77}, "race")])
