@@ -81,18 +81,23 @@ def job_from_json(text: str) -> Job:
 
 
 class Timing:
-    """An item while it is timed; its session is open until `close`."""
+    """An item while it is timed; its session is open until the last round, or `close`.
+
+    Idle workers of an open session spin: whatever is timed then at several threads, the sentinel, too, is timed without
+    its own, and takes as long as at one.
+    """
 
     def __init__(self, item: Item, job: Job) -> None:
         setting = Setting(**{**asdict(job.setting), "optimisation": "none"}) if item.as_is else job.setting
         before_bytes = _reset_peak_memory()
-        self._session = Session(Path(item.path), setting, job.cpus)
+        self._open = contextlib.ExitStack()
+        session = self._open.enter_context(Session(Path(item.path), setting, job.cpus))
         try:
-            call = self._session.bound(self._session.random_inputs(job.seed))
+            call = session.bound(session.random_inputs(job.seed))
             if item.slowdown_pct is not None:
                 call = slowed(call, item.slowdown_pct)
             begin_s = time.perf_counter()
-            self._sampler = Sampler(call, job.protocol)
+            self._sampler: Sampler | None = Sampler(call, job.protocol)
         except BaseException:
             self.close()
             raise
@@ -101,20 +106,24 @@ class Timing:
         self.states_us: list[float] = []  # the worse sentinel around each round
         peak = _status_bytes("VmHWM")
         memory = None if peak is None or before_bytes is None else max(0, peak - before_bytes)
-        self._facts = {"id": item.id, "affinity": self._session.affinity, "memory_bytes": memory}
+        self._facts = {"id": item.id, "affinity": session.affinity, "memory_bytes": memory}
         self._parts = [len(part) for part in _parts(job)]
 
     def take(self) -> None:
-        """The next round's samples."""
+        """The next round's samples; after the last round the session ends."""
+        assert self._sampler is not None
         begin_s = time.perf_counter()
         if self.samples_us:
             self._sampler.warm_again()
         self.samples_us += self._sampler.take(self._parts.pop(0))
         self.timed_s += time.perf_counter() - begin_s
+        if not self._parts:
+            self.close()
 
     def close(self) -> None:
-        """End the session."""
-        self._session.__exit__(None, None, None)
+        """End the session, if it is still open."""
+        self._sampler = None  # whose call holds the runtime's session
+        self._open.close()
 
     def result(self) -> dict[str, Any]:
         """The line to print but for the sentinel."""

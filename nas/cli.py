@@ -338,11 +338,11 @@ def pareto_command(directory: Path, as_json: bool) -> None:
     from nas.gallery import summarise
 
     summary = summarise(directory)
-    front, duels = summary.front, summary.duels
+    front, contest = summary.front, summary.contest
     picture = directory / "pareto.png"
-    data = {"picture": str(picture), **to_json(front), "contest": to_json(duels)}
+    data = {"picture": str(picture), **to_json(front), "contest": to_json(contest.duels), "left_out": contest.left_out}
     lines = [f"{p.row}: {p.latency_ms:.2f} ms, Dice {p.dice:.4f}" for p in front.points if p.on_front]
-    lines += [f"hypervolume {front.hypervolume:.4f}; {picture}", *([markdown(duels)] if duels else [])]
+    lines += [f"hypervolume {front.hypervolume:.4f}; {picture}", *([markdown(contest)] if contest.duels else [])]
     emit(as_json, "pareto", data, lines)
 
 

@@ -55,30 +55,42 @@ class Duel:
     beaten: bool
 
 
-def contest(front: Front, good: Mapping[str, Seeds], bad: Mapping[str, Seeds]) -> list[Duel]:
-    """A duel for each hand-made row that no other hand-made row beats, the fastest first.
+@dataclass(frozen=True)
+class Contest:
+    """All duels, and the rows that could not take part.
+
+    Attributes:
+        duels: one for each hand-made row that no other hand-made row beats, the fastest first; none where there is no
+            hand-made or no searched row.
+        left_out: rows without scores to compare.
+    """
+
+    duels: tuple[Duel, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def contest(front: Front, good: Mapping[str, Seeds], bad: Mapping[str, Seeds]) -> Contest:
+    """Set every row of the hand-made front against every searched row.
 
     Args:
         front: every row's latency and Dice.
         good: scores of the frames as they are, by row; rows without do not take part.
         bad: scores of the same frames degraded by held-out kinds, by the same rows.
 
-    Returns:
-        nothing where there is no hand-made or no searched row.
-
     Raises:
         InputError: scores of different frames.
     """
     hand_made = [point for point in front.points if point.family == "hand-made" and point.row in good]
     searched = [point for point in front.points if point.family == "searched" and point.row in good]
+    left_out = tuple(point.row for point in front.points if point.row not in good)
     if not hand_made or not searched:
-        return []
+        return Contest(left_out=left_out)
     quality = {name: _quality(scores) for name, scores in bad.items()}
     duels = []
     for ours in _undominated(hand_made):
         against = [_duel(ours, theirs, good, quality) for theirs in searched]
         duels.append(min(against, key=lambda duel: (not duel.beaten, _lack(duel))))
-    return duels
+    return Contest(tuple(duels), left_out)
 
 
 def _undominated(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
@@ -115,14 +127,14 @@ def _lack(duel: Duel) -> float:
     return max(0.0, -duel.dice.low / DICE_MARGIN - 1) + max(0.0, duel.latency_ratio / LATENCY_RATIO - 1) * 10
 
 
-def markdown(duels: Sequence[Duel]) -> str:
-    """The duels as a table."""
+def markdown(found: Contest) -> str:
+    """The duels as a table, and who was not in any."""
     lines = [
         "| of the hand-made front | nearest searched | its time | its Dice less, 95 % interval | error of the "
         "predicted Dice over the constant's | AUROC | beaten |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
-    for d in duels:
+    for d in found.duels:
         aurocs = " / ".join(
             "-" if q.auroc is None else f"{q.auroc:.2f}" for q in (d.quality_searched, d.quality_hand_made)
         )
@@ -136,4 +148,7 @@ def markdown(duels: Sequence[Duel]) -> str:
         "no worse (searched / hand-made, frames degraded by kinds held out of training). The searched row shown is the "
         "nearest of all, so a front of many rows flatters."
     )
+    if found.left_out:
+        rows = ", ".join(found.left_out)
+        note += f"\nLeft out, ablations or without scores of the same frames, clean and degraded: {rows}."
     return "\n".join((*lines, "", note)) + "\n"

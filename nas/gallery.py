@@ -16,7 +16,7 @@ from latencykit.table import Table as LatencyTable
 from latencykit.table_file import table_checksum
 from nas.cells import draw_cells
 from nas.config import REPORT_SPLIT, RunConfig
-from nas.contest import Duel, contest
+from nas.contest import Contest, contest
 from nas.contest import markdown as contest_markdown
 from nas.data import Dataset
 from nas.figures import (
@@ -108,7 +108,7 @@ class Summary:
 
     table: Table
     front: Front
-    duels: tuple[Duel, ...]
+    contest: Contest
 
 
 def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Summary:
@@ -128,18 +128,18 @@ def summarise(root: Path, selection: Selection | None = None, reference: str | N
     write_text(root / "table.md", markdown_table(table))
     front = pareto_front(table)
     plot_pareto(front, root / "pareto.png")
-    duels = _contest(root, table, front)
-    if duels:
-        write_text(root / CONTEST_FILE, contest_markdown(duels))
+    contended = _contest(root, table, front)
+    if contended.duels:
+        write_text(root / CONTEST_FILE, contest_markdown(contended))
     else:
         (root / CONTEST_FILE).unlink(missing_ok=True)
     provenance = Provenance(facts.data_statement, facts.facts["data sha256"], facts.facts)
     configuration = (root / CONFIG_FILE).read_text(encoding="utf-8")
     write_report(root, table, provenance, {CONFIG_FILE: configuration}, title=facts.title)
-    return Summary(table, front, tuple(duels))
+    return Summary(table, front, contended)
 
 
-def _contest(root: Path, table: Table, front: Front) -> list[Duel]:
+def _contest(root: Path, table: Table, front: Front) -> Contest:
     """Which rows of the hand-made front are beaten; none where there is one family of rows or one patient.
 
     Rows whose frames were not all scored, with their patients and degraded by held-out kinds, do not take part; nor do
@@ -154,9 +154,7 @@ def _contest(root: Path, table: Table, front: Front) -> list[Duel]:
         if all(path.exists() for pair in paths for path in pair) and not any(map(_is_ablation, folders)):
             good[row.row], bad[row.row] = ([read_scores(path) for path in kind] for kind in zip(*paths, strict=True))
     named = Counter(one.patients for seeds in good.values() for one in seeds if len(set(one.patients)) > 1)
-    if not named:
-        return []
-    patients, _ = named.most_common(1)[0]  # rows scored on other frames do not take part either
+    patients = named.most_common(1)[0][0] if named else None  # rows scored on other frames do not take part either
     good = {row: seeds for row, seeds in good.items() if all(one.patients == patients for one in seeds)}
     return contest(front, good, {row: bad[row] for row in good})
 

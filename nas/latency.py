@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from latencykit.end_to_end import measure_models
 from latencykit.errors import InputError, MissingRowError, NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
+from latencykit.host import CpuFacts
 from latencykit.instructions import used_cpu
 from latencykit.interpolation import with_interpolated
 from latencykit.lock import only_writer
@@ -33,7 +35,7 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.selection import choose_networks
 from latencykit.space import Architecture
 from latencykit.sweep import build, plan_build
-from latencykit.table import Table, model_id, network_id
+from latencykit.table import MACHINE_FACTS, Table, model_id, network_id
 from latencykit.table_file import load_table, save_table, table_checksum
 from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
@@ -218,7 +220,7 @@ def measure_rows(
     }
     floor_names = {model: f"floor of {model_id(content)}" for model, content in floors.items()}
     cpu = used_cpu()
-    group = f"{cpu.model}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
+    group = f"{_machine(cpu)}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
     kept = _stored(store)
     if not kept.get(group, {}).keys() >= {*names.values(), *floor_names.values()}:
         with TemporaryDirectory() as scratch:
@@ -235,6 +237,12 @@ def measure_rows(
         kept[group] = {name: one.measurement for name, one in zip(unique, found, strict=True)}
         write_json(store, to_json(kept))
     return {model: RowTiming(kept[group][name], kept[group][floor_names[model]]) for model, name in names.items()}
+
+
+def _machine(cpu: CpuFacts) -> str:
+    """A CPU by its brand, which several share, and a checksum of what makes two machines different ones."""
+    facts = json.dumps([getattr(cpu, name) for name in MACHINE_FACTS])
+    return f"{cpu.model} {hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def _like(architecture: Path, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from latencykit.kernels import kernel_model
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_version
 from latencykit.topology import check_threads
-from latencykit.worker import Item, Job, job_from_json, job_to_json, main, run_item
+from latencykit.worker import Item, Job, Timing, job_from_json, job_to_json, main, run_item
 from tests.latencykit.made_up import QUICK
 
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "click", "rich", "onnx", "cpuinfo"}
@@ -230,6 +230,23 @@ def test_an_item_says_where_its_threads_ran_and_how_much_memory_it_took(model: s
     if Path("/proc/self/status").exists():
         assert found["affinity"] == tuple(map(str, job.cpus))
         assert found["memory_bytes"] is None or found["memory_bytes"] >= 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list threads")
+def test_no_worker_of_an_item_lives_on_and_spins_beside_what_is_timed_next(model: str):
+    setting = dataclasses.replace(ONE, threads=3, pinned=False)
+    job = dataclasses.replace(job_of(), setting=setting, cpus=())
+    before = threads()
+    timing = Timing(Item("a", model), job)
+    assert len(threads() - before) == setting.threads - 1
+    timing.take()
+    assert threads() <= before
+    assert len(timing.result()["samples_us"]) == QUICK.samples
+    timing.close()  # once more does no harm
+
+
+def threads() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/task").iterdir()}
 
 
 def test_a_graph_that_stands_as_it_is_is_not_optimised_again(model: str, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from latencykit.coverage import network_kernels
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
 from latencykit.errors import InputError, MissingRowError, NotComparableError, UnfitError
+from latencykit.instructions import used_cpu
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
@@ -231,6 +232,21 @@ def test_what_was_timed_is_not_timed_again_until_a_model_is_added(tmp_path, monk
     assert sorted(one.pair.median_us for one in found.values()) == [1.0, 2.0]
     measure_rows(models, Setting(2), None, 3, tmp_path / "latencies.json")
     assert asked == [2, 3, 3]
+
+
+def test_what_another_machine_of_the_same_brand_took_does_not_count_here(tmp_path, monkeypatch):
+    asked = []
+
+    def fake(paths, setting, pace_hz, processes, advance):
+        asked.append(len(paths))
+        return [MeasuredModel(str(path), Measurement(((1.0,),)), (), None) for path in paths]
+
+    monkeypatch.setattr(latency, "measure_models", fake)
+    write_architecture(tmp_path / "a.json", Baseline(width=4, depth=2, stride=8))
+    for l3_bytes in (2**24, 2**25, 2**24):
+        monkeypatch.setattr(latency, "used_cpu", lambda size=l3_bytes: replace(used_cpu(), l3_bytes=size))
+        measure_rows({tmp_path / "a.onnx": tmp_path / "a.json"}, Setting(1), None, 3, tmp_path / "latencies.json")
+    assert asked == [2, 2]  # the pair and its floor, on each of two machines
 
 
 def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_path):

@@ -130,6 +130,7 @@ def test_a_row_that_cannot_contend_is_left_out_and_the_rest_is_made(work, left_o
     ended = nas("pareto", work, "--json")
     assert (ended.code, ended.data["contest"]) == (0, [])
     assert len(ended.data["points"]) == 2
+    assert SEARCHED in ended.data["left_out"]
     assert not (work / "contest.md").exists()  # the one of before
 
 
