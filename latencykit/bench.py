@@ -49,8 +49,8 @@ SENTINEL = Kernel(
     (1, 32, 32, 32),
 )
 """In the standard layout, so that it is the same on every instruction set; short, so that exchange counts."""
-STEADY_PCT = 15.0
-"""Above the fastest sentinel; its noise stays within 9 %, and the states seen lie 25 % and more apart."""
+STEADY_PCT = 10.0
+"""Above the fastest sentinel; its noise stays within 9 %, and the states seen lie 12 % and more apart."""
 UNSTEADY = (
     "the sentinel kept changing: this machine's processors were busy or moved meanwhile; stop other programs, run again"
 )
