@@ -114,7 +114,7 @@ def test_a_steady_machine_measures_everything_once(tmp_path: Path, monkeypatch: 
     workers = FakeWorkers(tmp_path, monkeypatch, states=[50.0, 54.0, 51.0])  # 8 % above the fastest is noise
     samples = list(measure_items(ITEMS, ONE, THREE))
     assert len(workers.orders) == 3
-    assert [sample.sentinel_us for sample in samples] == [(50.0, 50.0)] * 8 + [(57.0, 57.0)] * 8 + [(51.0, 51.0)] * 8
+    assert [sample.sentinel_us for sample in samples] == [(50.0, 50.0)] * 8 + [(54.0, 54.0)] * 8 + [(51.0, 51.0)] * 8
     assert waits.slept_s == 0
 
 
