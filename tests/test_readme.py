@@ -44,10 +44,11 @@ def complaint(words: list[str], makefile: str) -> str | None:
         unknown = [word for word in rest if "=" not in word and not word.startswith("-") and word not in known]
         return f"make has no {unknown[0]}" if unknown else None
     try:
-        name, command, arguments = TOOLS[tool].resolve_command(click.Context(TOOLS[tool], info_name=tool), rest)
+        group = click.Context(TOOLS[tool], info_name=tool, **TOOLS[tool].context_settings)
+        name, command, arguments = TOOLS[tool].resolve_command(group, rest)
         if command is None:
             return f"{tool} has no {name}"
-        command.make_context(name, arguments)
+        command.make_context(name, arguments, parent=group)  # which a command's -h, once asked for, is remembered from
     except click.exceptions.Exit:  # --help
         return None
     except click.ClickException as error:
