@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from latencykit.errors import InputError, LatencyKitError, UnfitError
 from latencykit.kernels import Kernel, KernelInput, kernel_model
@@ -56,6 +57,8 @@ UNSTEADY = (
 )
 ATTEMPTS = 6
 PATIENCE_S = 60.0
+TAKEN_AGAIN: Mapping[str, Any] = {"note": "the machine was in another state: taking samples again", "units": 0}
+"""What the progress of a step is told of a sample that is no further unit."""
 
 _SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -213,16 +216,16 @@ def _keep_steadier(best: dict[tuple[str, int], Sample], sample: Sample) -> None:
         best[place] = sample
 
 
-def gather(samples: Generator[Sample, None, None], advance: Callable[[str], object]) -> list[Sample]:
-    """All samples; `advance` is told an item's name once for each of its processes."""
+def gather(samples: Generator[Sample, None, None], advance: Callable[..., object]) -> list[Sample]:
+    """All samples; `advance` is told an item's name for each of its processes, and of what is taken again."""
     found: list[Sample] = []
     seen: set[tuple[str, int]] = set()
     with contextlib.closing(samples):
         for sample in samples:
             found.append(sample)
-            if (sample.id, sample.process) not in seen:
-                seen.add((sample.id, sample.process))
-                advance(sample.id)
+            again = (sample.id, sample.process) in seen
+            seen.add((sample.id, sample.process))
+            advance(sample.id, **(TAKEN_AGAIN if again else {}))
     return found
 
 

@@ -60,7 +60,7 @@ def measure_models(
     setting: Setting,
     pace_hz: float | None,
     processes: int,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[..., object] = lambda *_, **__: None,
     loaded: bool = False,
 ) -> list[MeasuredModel]:
     """Time model files end to end, interleaved, each in a process of its own so that its peak memory is its own.
@@ -70,7 +70,7 @@ def measure_models(
         setting: the execution setting.
         pace_hz: calls a second; None is back to back.
         processes: fresh processes a model.
-        advance: called after each process.
+        advance: called after each process, and for what is taken again, which is no further unit.
         loaded: other programs run on purpose: their disturbance is the question, and no state is waited for.
 
     Raises:
@@ -82,9 +82,7 @@ def measure_models(
         protocol = replace(protocol, samples=PACED_SAMPLES)
     items = [Item(str(index), str(path.resolve())) for index, path in enumerate(paths)]
     attempts = 1 if loaded else ATTEMPTS
-    samples = gather(
-        measure_items(items, setting, protocol, attempts=attempts, one_model_a_process=True), lambda name: advance()
-    )
+    samples = gather(measure_items(items, setting, protocol, attempts=attempts, one_model_a_process=True), advance)
     measured, best = collect(samples), steadiest(samples)
     limit_us = math.inf if loaded else steady_limit_us(samples)
     results = []

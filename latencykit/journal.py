@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latencykit.bench import ATTEMPTS, Sample, measure_items
+from latencykit.bench import ATTEMPTS, TAKEN_AGAIN, Sample, measure_items
 from latencykit.errors import InputError, NotComparableError
 from latencykit.files import TEMPORARY, write_text
 from latencykit.host import CpuFacts
@@ -120,8 +120,6 @@ def _sample(data: dict[str, Any]) -> Sample:
     lists = ("samples_us", "affinity", "sentinel_us")
     return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})
 
-
-TAKEN_AGAIN: Mapping[str, Any] = {"note": "the machine was in another state: taking samples again", "units": 0}
 
 Models = Mapping[str, tuple[Callable[[], bytes], bool]]
 """By id what makes a model, since all of them together may be too large, and whether it is to run as it stands."""

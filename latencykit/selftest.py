@@ -95,7 +95,7 @@ def selftest(
     setting: Setting,
     kernels: Sequence[Kernel],
     protocol: Protocol = SELFTEST_PROTOCOL,
-    advance: Callable[[str], object] = lambda name: None,
+    advance: Callable[..., object] = lambda *_, **__: None,
 ) -> SelfTest:
     """Measure and judge every kernel against itself.
 

@@ -179,7 +179,7 @@ def measure_run(
     stride: int,
     threads: int,
     earlier: Sequence[Run],
-    advance: Callable[[str], object] = lambda name: None,
+    advance: Callable[..., object] = lambda *_, **__: None,
 ) -> Run:
     """One fresh process that times these variants of all networks, in an order of its own.
 

@@ -249,9 +249,16 @@ def test_gathering_advances_once_for_each_item_and_process_however_often_it_is_m
     Waits(monkeypatch)
     FakeWorkers(tmp_path, monkeypatch, states=[50.0, 80.0, 50.0, 50.0])
     seen: list[str] = []
-    samples = gather(measure_items(ITEMS, ONE, QUICK), seen.append)
+    again: list[str] = []
+
+    def advance(name: str, note: str = "", units: int = 1) -> None:
+        (seen if units else again).append(name)
+        assert bool(note) != bool(units)  # whoever waits is told why
+
+    samples = gather(measure_items(ITEMS, ONE, QUICK), advance)
     assert len(samples) == 24
     assert Counter(seen) == dict.fromkeys(NAMES, 2)
+    assert Counter(again) == dict.fromkeys(NAMES, 1)
 
 
 def test_gathering_ends_the_measuring_where_advancing_fails(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def test_models_are_reported_in_the_order_asked_for_with_their_memory(tmp_path: 
     FakeWorkers(tmp_path, monkeypatch, 'result["memory_bytes"] = 1000 if item["id"] == "0" else None')
     ticks: list[int] = []
     paths = [tmp_path / "b.onnx", tmp_path / "a.onnx", tmp_path / "b.onnx"]
-    found = measure_models(paths, ONE, None, 2, lambda: ticks.append(1))
+    found = measure_models(paths, ONE, None, 2, lambda _: ticks.append(1))
     assert [model.path for model in found] == list(map(str, paths))
     assert [model.memory_bytes for model in found] == [1000, None, None]
     assert [model.measurement.processes for model in found] == [2, 2, 2]
