@@ -7,8 +7,8 @@ their kernels added first. Each step is one call of the command line and one JSO
 these costs and this seed, is not run again, whatever the table holds of other thread counts. A machine with neighbours
 changes its speed: a step during which it was more than `OFF_PCT` from what it was in the build, by calibration networks
 timed along, is run again, up to `--runs` times, and the run nearest to the build counts, whatever it says of the table;
-all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the files; a figure whose step has not been run
-is one that is not there.
+all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the files, of earlier calls too; a figure whose
+step has not been run is one that is not there.
 """
 
 from __future__ import annotations
@@ -102,12 +102,14 @@ def main(table: Path, threads: str, seed: int, runs: int, store: bool, out: Path
         for step in STEPS:
             words = ["validate", str(table), "--threads", str(count), "--seed", str(seed), *step.options]
             _validate(step, words, out / f"{step.name}-{count}.json", asked, runs)
+    there = sorted({int(path.stem.rpartition("-")[2]) for step in STEPS for path in out.glob(f"{step.name}-*.json")})
     if store:
-        _store(table, [out / f"{step.name}-{count}.json" for count in counts for step in STEPS])
-    lines = [_line(bar, counts, out) for bar in BARS]
+        files = (out / f"{step.name}-{count}.json" for count in there for step in STEPS)
+        _store(table, [path for path in files if path.exists()])
+    lines = [_line(bar, there, out) for bar in BARS]
     write_json(out / "bars.json", lines)
-    write_text(out / "bars.md", _markdown(lines, counts))
-    print(_markdown(lines, counts))
+    write_text(out / "bars.md", _markdown(lines, there))
+    print(_markdown(lines, there))
 
 
 def _validate(step: Step, words: list[str], path: Path, asked: dict[str, Any], runs: int) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from latencykit.errors import InputError
 from latencykit.schema import decode
+from nas.augment import moved
 from nas.data import Dataset
 from nas.randomness import Stream, torch_generator
 
@@ -142,9 +143,7 @@ def degrade(
 
     amount = severity.to(images).view(-1, 1, 1, 1)
     if kind in _MOVED:
-        grid = functional.affine_grid(_MOVED[kind](amount, draw), list(masks.shape), align_corners=False)
-        images = functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-        return images, functional.grid_sample(masks, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        return moved(images, masks, _MOVED[kind](amount, draw))
     return _SHADED[kind](images, amount, draw).clamp(0, 1), masks
 
 

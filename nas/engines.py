@@ -6,9 +6,12 @@ that is lost with a node, or with this program, is handed out again and goes on 
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from latencykit.errors import LatencyKitError, UsageError
@@ -42,13 +45,25 @@ def outcomes(
     elif jobs == 1:
         yield from map(do, tasks)
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with_parent) as pool:
             try:
                 for future in as_completed([pool.submit(do, task) for task in tasks]):
                     yield future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends when its parent is killed; what it has done is in files, whole or not at all."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(tasks: Sequence[T], do: Callable[[T], str], cluster: str, cpus: int) -> Iterator[str]:

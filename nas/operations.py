@@ -133,6 +133,25 @@ class Normalise(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
 
+class Upsample(nn.Module):
+    """Bilinear resizing, corners not aligned, in float32, as a product with a matrix on each side.
+
+    `torch.nn.Upsample` is the same, at three times the seconds forward and backward on a CPU.
+    """
+
+    def __init__(self, shape: Shape, scale: int) -> None:
+        super().__init__()
+        _, height, width = shape
+        for name, size in (("rows", height), ("columns", width)):
+            weights = functional.interpolate(torch.eye(size)[None], scale_factor=scale, mode="linear")[0]
+            self.register_buffer(name, weights, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C, scale H, scale W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.rows.T @ (x.float() @ self.columns)
+
+
 class Function(nn.Module):
     """A parameter-free operation of one tensor or, for a sum or concatenation, of several."""
 
@@ -181,7 +200,7 @@ _BUILDERS: Final[Mapping[type[Operation], Callable[[Any, Shape], nn.Module]]] = 
     spec.AvgPool: _pool(nn.AvgPool2d, count_include_pad=False),
     spec.Add: _sum,
     spec.Concat: lambda op, _: Function(lambda *tensors: torch.cat(tensors, 1)),
-    spec.Resize: lambda op, _: nn.Upsample(scale_factor=op.scale, mode="bilinear", align_corners=False),
+    spec.Resize: lambda op, shape: Upsample(shape, op.scale),
     spec.DepthToSpace: lambda op, _: nn.PixelShuffle(op.block),
     spec.GlobalAveragePool: lambda op, _: Function(lambda x: x.float().mean((2, 3), keepdim=True)),
     spec.Linear: lambda op, shape: Linear(shape[0], op.out_features),

@@ -112,7 +112,7 @@ def run(
     dataset = load(config.data)
     check_finished(config, dataset, workspace)
     write_text(out / CONFIG_FILE, source.read_text(encoding="utf-8"))
-    searched = [row for row in config.rows if row.kind == "search"]
+    searched = [row for row in config.rows if row.kind == "search" and _takes_part(config, row, workspace, only)]
     for row in searched:
         if row.macros is not None:
             target_of(row, config.search_of(row))
@@ -136,6 +136,11 @@ def run(
     write_text(out / LATENCY_TABLE, _latency_table(config, workspace, latencies))
     say("pictures and report")
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
+
+
+def _takes_part(config: RunConfig, row: Row, workspace: Workspace, only: Collection[str]) -> bool:
+    """Whether a row is to be searched and trained now, or has been."""
+    return not only or row.name in only or any(workspace.seed(row.name, n).is_finished for n in config.seeds_of(row))
 
 
 def run_table(config: RunConfig, rows: Sequence[Row], out: Path) -> Table:

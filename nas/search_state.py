@@ -162,7 +162,7 @@ class SearchState:
 
 def _weight_optimiser(weights: list[torch.nn.Parameter], config: SearchConfig) -> torch.optim.Optimizer:
     if config.weight_optimiser == "adamw":
-        return torch.optim.AdamW(weights, config.weight_rate, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(weights, config.weight_rate, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(weights, config.weight_rate, config.weight_momentum, weight_decay=config.weight_decay)
 
 

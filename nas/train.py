@@ -138,7 +138,8 @@ class _Run:
 
     def _begin(self, phase: Phase) -> None:
         self._parameters = self._module.quality_parameters() if phase == "quality" else [*self._module.parameters()]
-        self._optimiser = torch.optim.AdamW(self._parameters, self._config.rate, weight_decay=self._config.weight_decay)
+        decay = self._config.weight_decay
+        self._optimiser = torch.optim.AdamW(self._parameters, self._config.rate, weight_decay=decay, fused=True)
         self.best = files.snapshot(self._module)
 
     def epoch(self, phase: Phase) -> None:

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from latencykit.errors import InputError
-from nas.augment import Augmentation, augment
+from nas.augment import Augmentation, augment, moved
 from nas.randomness import Stream, torch_generator
 
 STILL = Augmentation(translate=0, rotate_degrees=0, scale=0)
@@ -56,6 +57,15 @@ def test_a_translation_is_a_share_of_the_side(square):
     columns = (masks.amax((1, 2)) > 0).float().argmax(1)
     assert (columns - 36).abs().max() <= 7
     assert (columns - 36).abs().max() >= 2
+
+
+def test_what_is_moved_is_read_where_torchs_grid_says(square):
+    affine = torch.randn(8, 2, 3, generator=generator(0, 0))
+    grid = functional.affine_grid(affine, [8, 1, 64, 64], align_corners=False)
+    images, masks = moved(*square, affine)
+    assert torch.allclose(images, functional.grid_sample(square[0], grid, align_corners=False), atol=1e-4)
+    nearest = functional.grid_sample(square[1], grid, mode="nearest", align_corners=False)
+    assert (masks != nearest).float().mean() < 1e-3
 
 
 def test_gain_and_gamma_stay_in_range(square):

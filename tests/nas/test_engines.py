@@ -36,6 +36,32 @@ def test_the_error_of_a_task_comes_out(jobs):
         list(outcomes(["a", "bad"], shout, jobs))
 
 
+def sleep_long(folder: str) -> str:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+    return folder
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    """Else they would go on for hours, and a second run beside them."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from nas.engines import outcomes\nfrom tests.nas.test_engines import sleep_long\n"
+        f"if __name__ == '__main__':\n    list(outcomes([{str(tmp_path / 'pids')!r}] * 2, sleep_long, 2))\n"
+    )
+    (tmp_path / "pids").mkdir()
+    parent = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": os.getcwd()})
+    deadline_s = time.monotonic() + 60
+    while len(pids := [int(path.name) for path in (tmp_path / "pids").iterdir()]) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(Path("/proc", str(pid)).exists() for pid in pids) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert len(pids) == 2
+    assert not any(Path("/proc", str(pid)).exists() for pid in pids)
+
+
 def test_ray_that_is_not_installed_is_refused_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'latencykit\[cluster\]'"):

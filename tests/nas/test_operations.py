@@ -59,6 +59,15 @@ def test_least_confidence_is_symmetric():
     assert torch.allclose(module(torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])), torch.tensor([0, 0.4, 1, 0.4, 0]))
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 4), (3, 5, 5)])
+def test_resizing_is_torchs_bilinear_one_in_float32_under_autocast_too(shape):
+    x = torch.randn(2, *shape)
+    there = functional.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = operation_module(spec.Resize(4), (shape,))(x)
+    assert torch.allclose(found, there, atol=1e-6)
+
+
 def test_average_pooling_leaves_the_padding_out():
     pooled = operation_module(spec.AvgPool(), ((1, 4, 4),))(torch.ones(1, 1, 4, 4))
     assert torch.equal(pooled, torch.ones(1, 1, 2, 2))
