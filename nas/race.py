@@ -86,6 +86,7 @@ class Judge:
         config: the race's.
         training: the recipe; its epochs are the race's.
         dataset: the patients of `train`.
+        price: of a network, ms.
         seed: of everything random.
         show: how far it is.
     """
@@ -93,6 +94,7 @@ class Judge:
     config: RaceConfig
     training: TrainConfig
     dataset: Dataset
+    price: Price
     seed: int
     show: Show = progress
 
@@ -113,12 +115,10 @@ class SupernetJudge(Judge):
     Attributes:
         settings: of the search; its epochs are the race's.
         costs: of a macro configuration's candidates.
-        price: of a network, ms.
     """
 
     settings: SearchConfig = field(kw_only=True)
     costs: Callable[[Macro], SearchCosts] = field(kw_only=True)
-    price: Price = field(kw_only=True)
 
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Search in a network's macro configuration for so many epochs, or go on with that."""
@@ -131,14 +131,13 @@ class SupernetJudge(Judge):
         return Entry(found.architecture, cost_ms, epochs, dice, mae, dice - self.config.quality_weight * mae)
 
 
-def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path) -> Race:
+def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
     """Race networks of all macro configurations that meet a target, or go on with a race that was stopped.
 
     Args:
         space: the macro configurations.
-        price: of a network, ms.
         target_ms: what the winner may take.
-        judge: how candidates are trained, or their supernets searched, and what counts.
+        judge: how candidates are priced and trained, or their supernets searched, and what counts.
         out: the race's folder.
 
     Raises:
@@ -149,7 +148,7 @@ def race(space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: P
     asked = question(space, target_ms, config, judge.settings if isinstance(judge, SupernetJudge) else None)
     asked |= _plain({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
     first_alone(lambda: _require_same(out, asked))
-    networks = first_alone(lambda: _drawn(space, price, target_ms, judge, out))
+    networks = first_alone(lambda: _drawn(space, target_ms, judge, out))
     standing = list(range(len(networks)))
     rounds: list[tuple[Entry, ...]] = []
     for index, epochs in enumerate(config.epochs):
@@ -182,9 +181,7 @@ def _require_same(out: Path, asked: dict[str, Any]) -> None:
         raise InputError(f"{out} holds a race of another question; choose another folder or delete it.")
 
 
-def _drawn(
-    space: MacroSpace, price: Price, target_ms: float, judge: Judge, out: Path
-) -> list[tuple[Architecture, float]]:
+def _drawn(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> list[tuple[Architecture, float]]:
     """The candidates with their prices; they are drawn once."""
     path, config = out / "candidates.json", judge.config
     if path.exists():
@@ -199,7 +196,7 @@ def _drawn(
             if of_macros and network.macro in [one.macro for one, _ in found]:  # its supernet is in the race
                 continue
             try:
-                cost_ms = price(network)
+                cost_ms = judge.price(network)
             except MissingRowError:  # of a kind that the table hardly knows
                 continue
             if (1 - config.band) * target_ms <= cost_ms <= target_ms and network not in [one for one, _ in found]:

@@ -95,7 +95,6 @@ def search_row(
         result = search(settings, dataset, macro, costs, seed, out, show)
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
     target_ms, folder, racing = target_of(row, settings), out / RACE_FOLDER, run.race_of(row)
-    judge = Judge(racing, run.train_of(row), dataset, seed, show)
 
     def price(network: Architecture) -> float:
         return network_ms(table, threads, network, run.pace_hz)
@@ -103,13 +102,14 @@ def search_row(
     def costs_of(macro: Macro) -> SearchCosts:
         return search_costs(table, threads, macro, run.pace_hz)
 
+    judge = Judge(racing, run.train_of(row), dataset, price, seed, show)
     if racing.racers == "supernets":
-        supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of, price=price)
-        raced = race(row.macros, price, target_ms, supernets, folder)
+        supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
+        raced = race(row.macros, target_ms, supernets, folder)
         best = raced.winner
         finalists = {RACED: judge(best.network, best.predicted_ms, racing.epochs[-1], folder / RACED)}
     else:
-        raced = race(row.macros, price, target_ms, judge, folder)
+        raced = race(row.macros, target_ms, judge, folder)
         finalists = {RACED: raced.winner}
     history: Sequence[Mapping[str, Any]] = ()
     if racing.search_cells:

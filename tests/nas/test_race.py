@@ -25,9 +25,9 @@ def price(network):
 
 
 def asked(data, out, **changes):
-    judged = {"config": CONFIG, "training": TRAINING, "dataset": data, "seed": 0}
+    judged = {"config": CONFIG, "training": TRAINING, "dataset": data, "price": price, "seed": 0}
     judge = Judge(**judged | {name: changes.pop(name) for name in (*judged, "show") if name in changes})
-    return {"space": SPACE, "price": price, "target_ms": TARGET_MS, "judge": judge, "out": out} | changes
+    return {"space": SPACE, "target_ms": TARGET_MS, "judge": judge, "out": out} | changes
 
 
 @pytest.fixture(scope="module")
@@ -95,5 +95,5 @@ def test_a_target_that_nothing_meets_is_refused(data, tmp_path):
 
 def test_a_finalist_is_judged_as_in_the_last_round(run, data, tmp_path):
     best = run[0].rounds[-1][0]
-    judge = Judge(CONFIG, TRAINING, data, 0)
+    judge = Judge(CONFIG, TRAINING, data, price, 0)
     assert judge(best.network, best.predicted_ms, CONFIG.epochs[-1], tmp_path) == best
