@@ -7,8 +7,8 @@ their kernels added first. Each step is one call of the command line and one JSO
 these costs and this seed, is not run again, whatever the table holds of other thread counts. A machine with neighbours
 changes its speed: a step during which it was more than `OFF_PCT` from what it was in the build, by calibration networks
 timed along, is run again, up to `--runs` times, and the run nearest to the build counts, whatever it says of the table;
-all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the files, of earlier calls too; a figure whose
-step has not been run is one that is not there.
+all runs are kept under `runs/`. `bars.md` and `bars.json` are made of the files that are of these costs, from earlier
+calls too; a figure whose step has not been run is one that is not there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,11 @@ def main(table: Path, threads: str, seed: int, runs: int, store: bool, out: Path
         for step in STEPS:
             words = ["validate", str(table), "--threads", str(count), "--seed", str(seed), *step.options]
             _validate(step, words, out / f"{step.name}-{count}.json", asked, runs)
-    there = sorted({int(path.stem.rpartition("-")[2]) for step in STEPS for path in out.glob(f"{step.name}-*.json")})
+    found = _found(load_table(table), out)
+    there = sorted({count for _, count in found})
     if store:
-        files = (out / f"{step.name}-{count}.json" for count in there for step in STEPS)
-        _store(table, [path for path in files if path.exists()])
-    lines = [_line(bar, there, out) for bar in BARS]
+        _store(table, [found[step.name, count] for count in there for step in STEPS if (step.name, count) in found])
+    lines = [_line(bar, there, found) for bar in BARS]
     write_json(out / "bars.json", lines)
     write_text(out / "bars.md", _markdown(lines, there))
     print(_markdown(lines, there))
@@ -160,20 +160,29 @@ def _latencykit(*words: str) -> Any:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
-def _store(table: Path, files: Sequence[Path]) -> None:
+Found = Mapping[tuple[str, int], dict[str, Any]]
+"""Validations by step and thread count."""
+
+
+def _found(table: Table, out: Path) -> Found:
+    """What has been run of these costs, now or before."""
+    names = {(step.name, s.threads): out / f"{step.name}-{s.threads}.json" for s in table.settings for step in STEPS}
+    read = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in names.items() if path.exists()}
+    sha = {setting.threads: costs_checksum(table, setting.threads) for setting in table.settings}
+    return {(step, count): one for (step, count), one in read.items() if one["costs_sha"] == sha[count]}
+
+
+def _store(table: Path, found: Sequence[dict[str, Any]]) -> None:
     """Keep what these validations came to in the table, without single networks."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     summaries = tuple({name: one[name] for name in one if name not in NOT_OF_A_SUMMARY} for one in found)
     save_table(replace(load_table(table), validations=summaries), table)
 
 
-def _line(bar: Bar, counts: list[int], out: Path) -> dict[str, Any]:
+def _line(bar: Bar, counts: Sequence[int], validations: Found) -> dict[str, Any]:
     line: dict[str, Any] = {"what": bar.what, "bar": bar.bar, "above": bar.above}
     for count in counts:
-        path = out / f"{bar.step}-{count}.json"
-        if not path.exists():
+        if (found := validations.get((bar.step, count))) is None:
             continue
-        found = json.loads(path.read_text(encoding="utf-8"))
         part, at_build = (
             whole["sets"][bar.chosen_from] if bar.chosen_from else whole for whole in (found, found["at_build_speed"])
         )

@@ -81,7 +81,7 @@ def search_command(
     from nas.distributed import first_alone, is_first, joined
     from nas.figures import history_figure, read_history, save_figure
     from nas.pipeline import run_table
-    from nas.staged import RACE_PICTURE, search_row
+    from nas.staged import RACE_PICTURE, search_row, target_of
 
     run = _load(config, table_path)
     rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
@@ -90,6 +90,8 @@ def search_command(
     settings = run.search_of(rows[0])
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
+    if rows[0].macros is not None:
+        target_of(rows[0], settings)  # before anything is measured
     click.get_current_context().with_resource(joined(settings.device))
     table = first_alone(lambda: run_table(run, rows[:1], out))
     found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
@@ -264,12 +266,12 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
 
     Example: nas demo --out out/demo
     """
-    from nas.pipeline import run, with_threads
+    from nas.pipeline import run
 
     threads = _usable_threads(MOST_THREADS)
     _say(f"demo: {threads} threads, of this machine's physical cores and at most {MOST_THREADS}")
     with as_file(files("nas") / DEMO) as source:
-        loaded = with_threads(_load(source), threads)
+        loaded = replace(_load(source), threads=(threads,))
         run(loaded, source, out, True, jobs, _say)
     _show_run(out, as_json, "demo")
 
@@ -277,7 +279,7 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
 @cli.command("table")
 @click.argument("directory", type=FILE)
 @click.option("--split", help="valid or selection; where there are several, the report split.")
-@click.option("--threads", type=int, help="Thread count of the latencies.")
+@click.option("--threads", type=int, help="Thread count of the latencies; the search's where absent.")
 @click.option("--pace", "pace_hz", type=float, help="Calls a second of the latencies; 0 is back to back.")
 @click.option("--subset", type=click.Choice(SUBSETS), default="all", show_default=True)
 @click.option("--reference", help="Row that the latency reduction is relative to.")
@@ -291,12 +293,15 @@ def table_command(
 
     Example: nas table benchmarks/results/camus
     """
+    from nas.gallery import FACTS_FILE, read_facts
     from nas.results import choose_selection, read_results
     from nas.table import REFERENCE_ROW, build_table, markdown_table, rich_table
 
     results = read_results(directory / "results.csv")
     splits = {result.split for result in results}
     split = split or next(iter(sorted(splits - {"selection"})), "selection")
+    if threads is None and (directory / FACTS_FILE).exists():
+        threads = read_facts(directory).threads
     selection = choose_selection(results, split, subset, threads, pace_hz)  # type: ignore[arg-type]  # checked by click
     rows = [result.row for result in selection.of(results)]
     table = build_table(

@@ -229,7 +229,7 @@ def _depth(amount: Tensor, draw: Draw) -> Tensor:
 
 
 def _about_probe(turn: Tensor, across: Tensor, along: Tensor) -> Tensor:
-    """(n, 2, 3) for `affine_grid`: where an output pixel reads, turned and stretched about the upper edge's middle."""
+    """(n, 2, 3) for `moved`: where an output pixel reads, turned and stretched about the upper edge's middle."""
     turn, across, along = (value.flatten() for value in (turn, across, along))
     cos, sin = turn.cos(), turn.sin()
     rows = torch.stack([across * cos, -across * sin, along * sin, along * cos], -1).view(-1, 2, 2)

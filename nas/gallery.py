@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latencykit.architecture import read_architecture
+from latencykit.baselines import Baseline
 from latencykit.files import write_json, write_text
 from latencykit.runtime import Session
 from latencykit.schema import decode, read_json, to_json
@@ -28,11 +29,11 @@ from nas.figures import (
     read_history,
     save_figure,
 )
-from nas.learning import HISTORY_FILE
+from nas.learning import ARCHITECTURE_FILE, HISTORY_FILE
 from nas.metrics import FrameScores
 from nas.pareto import Front, pareto_front, plot_pareto
 from nas.report import RESULTS_NAME, Provenance, write_report
-from nas.results import Selection, Subset, choose_selection, read_results
+from nas.results import Subset, choose_selection, read_results
 from nas.scoring import SCORING, Scored, best_seed, read_scores
 from nas.table import REFERENCE_ROW, Table, build_table, markdown_table
 from nas.train import training_parts
@@ -54,6 +55,12 @@ class Facts:
     split: str
     data_statement: str
     facts: dict[str, str]
+    threads: int | None = None  # that the search was for
+
+
+def read_facts(root: Path) -> Facts:
+    """The facts of a results folder; raises `InputError` where they are missing or broken."""
+    return decode(Facts, read_json(root / FACTS_FILE, MAX_FACTS_BYTES), str(root / FACTS_FILE))
 
 
 SHOWN_QUANTILES = (0.02, 0.2, 0.5, 0.8, 0.98)
@@ -84,7 +91,7 @@ def make_gallery(
     if histories := {name: read_history(path) for name, path in paths.items() if path.exists()}:
         save_figure(history_figure(histories), workspace.root / "history.png")
     for name in searched:
-        network = read_architecture(workspace.row(name) / "architecture.json")
+        network = read_architecture(workspace.row(name) / ARCHITECTURE_FILE)
         file = "cells.svg" if name == searched[-1] else f"cells-{name}.svg"
         draw_cells(network, workspace.root / file, title=name)
 
@@ -97,7 +104,7 @@ def make_gallery(
     if (model := workspace.row(row.name) / MODEL_FILE).exists():
         shown = _frames(model, frames, of_best[row.name]["all"])
         save_figure(qualitative_figure(shown), workspace.root / "qualitative.png")
-    facts = Facts(config.name, split, config.data_statement, _facts(dataset, table))
+    facts = Facts(config.name, split, config.data_statement, _facts(dataset, table), config.threads[-1])
     write_json(workspace.root / FACTS_FILE, to_json(facts))
     summarise(workspace.root)
 
@@ -111,22 +118,18 @@ class Summary:
     contest: Contest
 
 
-def summarise(root: Path, selection: Selection | None = None, reference: str | None = None) -> Summary:
-    """Write `table.md`, `pareto.png`, `contest.md` and `report.html` of a results folder from what is stored there.
-
-    Args:
-        root: the folder.
-        selection: which lines; what `facts.json` says where None.
-        reference: row that the latency reduction is relative to; `unet16`, or the first row.
-    """
-    facts = decode(Facts, read_json(root / FACTS_FILE, MAX_FACTS_BYTES), str(root / FACTS_FILE))
+def summarise(root: Path) -> Summary:
+    """Write `table.md`, `pareto.png`, `contest.md` and `report.html` of a results folder from what is stored there."""
+    facts = read_facts(root)
     results = read_results(root / RESULTS_NAME)
-    selection = selection or choose_selection(results, split=facts.split)
+    selection = choose_selection(results, split=facts.split, threads=facts.threads)
     rows = [result.row for result in selection.of(results)]
-    reference = reference or (REFERENCE_ROW if REFERENCE_ROW in rows else rows[0])
+    reference = REFERENCE_ROW if REFERENCE_ROW in rows else rows[0]
     table = build_table(results, selection, reference=reference, best_by=SELECTION)
     write_text(root / "table.md", markdown_table(table))
-    front = pareto_front(table)
+    stored = {row.row: read_architecture(Workspace(root).row(row.row) / ARCHITECTURE_FILE) for row in table.rows}
+    hand_made = {name for name, network in stored.items() if isinstance(network, Baseline)}
+    front = pareto_front(table, hand_made)
     plot_pareto(front, root / "pareto.png")
     contended = _contest(root, table, front)
     if contended.duels:

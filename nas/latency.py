@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from latencykit.coverage import lower_all, network_kernels
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost, fit_edges, held_out, lower_samples
 from latencykit.end_to_end import measure_models
-from latencykit.errors import InputError, MissingRowError, NotComparableError
+from latencykit.errors import MissingRowError, NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
 from latencykit.host import CpuFacts
@@ -101,28 +101,38 @@ def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int], ow
 def with_kernels_of(table: Table, networks: Sequence[Network], threads: Sequence[int], path: Path) -> Table:
     """The table with the kernels of these networks, measured here into a table at `path` that is begun as its copy.
 
-    A table of another machine is taken as it is: kernels that it lacks are interpolated where they can be.
+    A table of another machine is taken as it is: kernels that it lacks are interpolated where they can be. Where the
+    table has changed since the copy was begun, a new copy takes over the kernels that only the old one has.
 
     Raises:
-        InputError: the table at `path` was begun from another one.
+        NotComparableError: the table at `path` is of another machine.
         InterruptedRunError: another process is measuring it.
     """
+    here = used_cpu(), {"onnxruntime": runtime_version()}
     try:
-        table.require_same_machine(used_cpu(), {"onnxruntime": runtime_version()})
+        table.require_same_machine(*here)
     except NotComparableError:
         return table
-    if path.exists():
-        begun, table = table_checksum(table), load_table(path)
-        if begun not in (table_checksum(table), *table.parents):
-            raise InputError(f"{path} was begun from another table; delete it, or choose another folder.")
+    copy = load_table(path) if path.exists() else None
+    begun = table_checksum(table)
+    if copy is not None and begun in (table_checksum(copy), *copy.parents):
+        table = copy
+    elif copy is not None:
+        copy.require_same_machine(*here)
+        known = {(row.setting, row.key) for row in table.rows}
+        table = table.with_rows([row for row in copy.rows if (row.setting, row.key) not in known])
+        table = replace(table, parents=(*table.parents, begun))
     with progress("lower networks", len(networks)) as advance:
         kernels = dict.fromkeys(kernel for counts in lower_all(networks, advance) for kernel in counts)
     settings = [table.setting(count) for count in threads]
-    if all(table.has(setting, kernel) for setting in settings for kernel in kernels):
+    complete = all(table.has(setting, kernel) for setting in settings for kernel in kernels)
+    if complete and (copy is None or table is copy):
         return table
     with only_writer(path):
-        if not path.exists():
+        if table is not copy:
             save_table(table, path)
+        if complete:
+            return table
         plan = plan_build(path, settings, kernels)
         with progress("measure kernels of the macro configurations", plan.sample_sets()) as advance:
             return build(path, plan, doctor(), advance=advance).table
@@ -135,7 +145,7 @@ def validate_table(table: Table, macro: Macro, threads: int, networks: int, out:
         False where the table is of another machine, so that this one's timing says nothing about it.
     """
     target, picture = out / "validation.json", out / "validation.png"
-    asked = {"table_sha": table_checksum(table), "threads": threads, "n": networks}
+    asked = {"table_sha": table_checksum(table), "threads": threads, "n": networks, "macro": json.dumps(to_json(macro))}
     if target.exists() and picture.exists():
         before = read_json(target, MAX_VALIDATION_BYTES)
         if isinstance(before, dict) and asked.items() <= before.items():
@@ -151,7 +161,7 @@ def validate_table(table: Table, macro: Macro, threads: int, networks: int, out:
     with progress("validate the table", total) as advance:
         found = validate(table, setting, chosen, journal=journal, advance=advance)
     save_figure(validation_figure(found), picture)
-    write_json(target, {"table_sha": table_checksum(table), "seed": VALIDATION_SEED, **validation_json(found)})
+    write_json(target, {**validation_json(found), **asked, "seed": VALIDATION_SEED})
     journal.unlink()
     return True
 

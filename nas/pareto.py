@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,14 +63,9 @@ class Front:
     untimed: tuple[str, ...]
 
 
-def family_of(row: str) -> Family:
-    """Family by the name: `unet...` rows are hand-made pairs, all others were searched."""
-    return "hand-made" if row.lower().startswith("unet") else "searched"
-
-
 def pareto_front(
     table: Table,
-    families: Mapping[str, Family] | None = None,
+    hand_made: Collection[str],
     reference_ms: float = REFERENCE_MS,
     reference_dice: float = REFERENCE_DICE,
 ) -> Front:
@@ -78,7 +73,7 @@ def pareto_front(
 
     Args:
         table: Table II under one selection.
-        families: family by row where the name does not tell it (see `family_of`).
+        hand_made: rows of hand-made pairs; all others were searched.
         reference_ms: latency of the hypervolume's reference point.
         reference_dice: Dice of the hypervolume's reference point.
 
@@ -98,7 +93,7 @@ def pareto_front(
     points = tuple(
         ParetoPoint(
             row=row.row,
-            family=(families or {}).get(row.row, family_of(row.row)),
+            family="hand-made" if row.row in hand_made else "searched",
             latency_ms=p50.mean,
             latency_sd_ms=p50.sd or 0.0,
             dice=row.dice.mean,

@@ -132,7 +132,7 @@ def run(
     _choose_best(config, workspace, scores)
     say("latencies")
     latencies = _time_all(config, workspace)
-    _enter_results(config_sha, table, workspace, scores, latencies)
+    _enter_results(config_sha, config, table, workspace, scores, latencies)
     write_text(out / LATENCY_TABLE, _latency_table(config, workspace, latencies))
     say("pictures and report")
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
@@ -150,8 +150,9 @@ def run_table(config: RunConfig, rows: Sequence[Row], out: Path) -> Table:
     """
     macros = list(dict.fromkeys(macro for row in rows for macro in priced_macros(row)))
     table = ensure_table(config.table_path(out), macros, config.threads, own=config.table is None)
-    networks = [network for row in rows if row.macros is not None for network in row.macros.sample(PRICING_NETWORKS)]
-    return with_kernels_of(table, networks, config.threads, out / PRICES) if networks else table
+    spaces = dict.fromkeys(row.macros for row in rows if row.macros is not None)
+    networks = [network for space in spaces for network in space.sample(PRICING_NETWORKS)]
+    return with_kernels_of(table, networks, config.threads[-1:], out / PRICES) if networks else table
 
 
 def priced_macros(row: Row) -> list[Macro]:
@@ -298,6 +299,7 @@ def _time_all(config: RunConfig, workspace: Workspace) -> Timings:
 
 def _enter_results(
     config_sha: str,
+    config: RunConfig,
     table: Table | None,
     workspace: Workspace,
     scores: Scored,
@@ -306,6 +308,8 @@ def _enter_results(
     """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
     lines = []
     here = commit()
+    searched = {row.name for row in config.rows if row.kind == "search"}
+    table_sha = table_checksum(table) if table else ""
     for (name, seed, split), by_subset in scores.items():
         folder = workspace.seed(name, seed)
         graph = network_graph(read_architecture(folder.train / "architecture.json"))
@@ -323,7 +327,7 @@ def _enter_results(
                         p50_ms=timing.pair.median_us / 1000,
                         p99_ms=timing.pair.percentile_us(99) / 1000,
                         macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
-                        config_sha=config_sha, table_sha=table_checksum(table) if table else "", commit=here,
+                        config_sha=config_sha, table_sha=table_sha if name in searched else "", commit=here,
                     )
                 )  # fmt: skip
     append(workspace.results, lines)
@@ -349,8 +353,3 @@ def _latency_table(config: RunConfig, workspace: Workspace, latencies: Timings) 
         "timed as a model of its own in the same run) + the two networks."
     )
     return "\n".join((*lines, "", note)) + "\n"
-
-
-def with_threads(config: RunConfig, threads: int) -> RunConfig:
-    """A configuration that measures at one thread count."""
-    return replace(config, threads=(threads,))

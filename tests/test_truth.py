@@ -111,8 +111,7 @@ def test_a_table_keeps_the_figures_and_no_single_networks_and_its_costs_stay(tmp
         "seed": 12,
         "n": 24,
     }
-    (tmp_path / "s-1.json").write_text(json.dumps(found), encoding="utf-8")
-    truth._store(tmp_path / "t.json", [tmp_path / "s-1.json"])
+    truth._store(tmp_path / "t.json", [found])
     kept = load_table(tmp_path / "t.json")
     assert kept.validations == ({"set": "uniform", "seed": 12, "n": 24},)
     assert truth.costs_checksum(kept, 1) == truth.costs_checksum(table, 1)
@@ -132,22 +131,30 @@ def test_a_table_that_is_not_calibrated_is_told(runs: Runs, tmp_path: Path):
         run_step(Step("s", ()), tmp_path)
 
 
-def test_every_bar_finds_its_figure_as_measured_and_at_the_build_s_speed(tmp_path: Path):
-    for step in STEPS:
-        (tmp_path / f"{step.name}-1.json").write_text(json.dumps(validation(9.0, 1.5, 4.0)), encoding="utf-8")
-    lines = {bar: truth._line(bar, [1], tmp_path)["1"] for bar in BARS}
+def test_what_was_run_of_these_costs_is_found_whatever_the_thread_count_and_nothing_else(tmp_path: Path):
+    table = whole_table()
+    costs = {count: truth.costs_checksum(table, count) for count in (1, 2)}
+    for name, sha in (("stride1-1", costs[1]), ("paced1-2", costs[2]), ("stride2-1", costs[2]), ("unet-2", "older")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"costs_sha": sha, "of": name}), encoding="utf-8")
+    found = truth._found(table, tmp_path)
+    assert {key: one["of"] for key, one in found.items()} == {("stride1", 1): "stride1-1", ("paced1", 2): "paced1-2"}
+
+
+def test_every_bar_finds_its_figure_as_measured_and_at_the_build_s_speed():
+    found = {(step.name, 1): validation(9.0, 1.5, 4.0) for step in STEPS}
+    lines = {bar: truth._line(bar, [1], found)["1"] for bar in BARS}
     errors = [line for bar, line in lines.items() if bar.figure == "mape_pct"]
     assert {(line["value"], line["reached"]) for line in errors} == {(9.0, False)}
     assert {(line["at_build_speed"], line["reached_at_build_speed"]) for line in errors} == {(1.5, True)}
     assert all(line["reached"] for bar, line in lines.items() if bar.figure != "mape_pct")
-    table = truth._markdown([truth._line(bar, [1], tmp_path) for bar in BARS], [1])
+    table = truth._markdown([truth._line(bar, [1], found) for bar in BARS], [1])
     assert len(table.splitlines()) == 2 + len(BARS)
     assert "| MAPE, stride 2 | <= 3 | 9 (missed) | 1.5 |" in table
 
 
-def test_a_step_that_was_not_run_is_said_not_left_out(tmp_path: Path):
-    (tmp_path / "stride2-1.json").write_text(json.dumps(validation(2.0, 1.5, 0.0)), encoding="utf-8")
-    table = truth._markdown([truth._line(bar, [1, 2], tmp_path) for bar in BARS], [1, 2])
+def test_a_step_that_was_not_run_is_said_not_left_out():
+    found = {("stride2", 1): validation(2.0, 1.5, 0.0)}
+    table = truth._markdown([truth._line(bar, [1, 2], found) for bar in BARS], [1, 2])
     assert len(table.splitlines()) == 2 + len(BARS)
     assert "| MAPE, stride 2 | <= 3 | 2 | 1.5 | not run | not run |" in table
     assert "| MAPE, paced, stride 1 | <= 5 | not run | not run | not run | not run |" in table

@@ -299,7 +299,7 @@ def test_pareto_draws_the_front_of_what_is_stored(work):
     assert (work / "pareto.png").read_bytes() == before
     results = read_results(work / "results.csv")
     selection = choose_selection(results, "valid")
-    front = pareto_front(build_table(results, selection, reference=BASELINE, best_by="selection"))
+    front = pareto_front(build_table(results, selection, reference=BASELINE, best_by="selection"), [BASELINE])
     assert found["hypervolume"] == front.hypervolume
     assert [(p["row"], p["dice"], p["on_front"]) for p in found["points"]] == [
         (p.row, p.dice, p.on_front) for p in front.points

@@ -87,7 +87,7 @@ def test_a_row_overrides_fields_and_keeps_the_rest_nested_ones_too(tmp_path):
         ("epochs = 10", 'epochs = "ten"', "search.*int"),
         ("seeds = [0, 3]", "seeds = [0, 0]", "must each differ"),
         ("seeds = [0, 3]", "seeds = []", "at least one"),
-        ("threads = [1, 2]", "threads = []", "ascending numbers"),
+        ("threads = [1, 2]", "threads = [2, 1, 2]", "different numbers"),
         ("seeds = [0, 3]", "seeds = [-1]", "none below 0"),
         ('name = "searched"', 'name = "U-Net"', "must each differ"),
         ("seeds = [0, 3]", 'report_split = "test"', "report_split"),

@@ -43,17 +43,12 @@ def test_the_table_is_of_the_report_split_paced_and_relative_to_the_first_row(wo
     assert searched.latency_reduction_pct == pytest.approx(expected)
 
 
-def test_another_selection_and_reference_are_heeded(work):
-    table = summarise(work, Selection("selection", "all", 1, 0.0), reference=SEARCHED).table
-    assert (table.selection.split, table.reference) == ("selection", SEARCHED)
-    assert "back to back" in (work / "table.md").read_text()
-    with pytest.raises(MissingRowError, match="2 threads"):
-        summarise(work, Selection("valid", "all", 2, 30.0))
-
-
-def test_a_subset_is_shown_though_seeds_were_chosen_on_all_frames(work):
-    table = summarise(work, Selection("valid", "degraded", 1, 30.0)).table
-    assert table.rows[0].best_seed == summarise(work).table.rows[0].best_seed
+def test_the_table_is_of_the_threads_that_were_searched_for(work):
+    facts = json.loads((work / "facts.json").read_text())
+    assert facts["threads"] == 1
+    (work / "facts.json").write_text(json.dumps(facts | {"threads": 2}))
+    with pytest.raises(MissingRowError, match="threads 2"):
+        summarise(work)
 
 
 def test_the_facts_name_data_machine_and_terms(work, finished_run):

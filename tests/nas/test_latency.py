@@ -9,7 +9,7 @@ from latencykit.baselines import Baseline
 from latencykit.coverage import network_kernels
 from latencykit.edges import cost
 from latencykit.end_to_end import MeasuredModel
-from latencykit.errors import InputError, MissingRowError, NotComparableError, UnfitError
+from latencykit.errors import MissingRowError, NotComparableError, UnfitError
 from latencykit.instructions import used_cpu
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
@@ -260,11 +260,24 @@ def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_pat
     assert with_kernels_of(table, [other], [1], tmp_path / "prices.json") == priced  # nothing is measured again
 
 
-def test_kernels_of_another_table_are_not_taken(table_file, tmp_path):
+def test_a_copy_of_a_table_that_has_changed_since_is_begun_anew_with_its_kernels(table_file, tmp_path, monkeypatch):
+    table, other, path = load_table(table_file), Baseline(width=3, depth=2, stride=8), tmp_path / "prices.json"
+    with short_protocols():
+        priced = with_kernels_of(table, [other], [1], path)
+    changed = replace(table, validations=({"seed": 1},))
+    monkeypatch.setattr(latency, "plan_build", None)  # nothing is measured again
+    again = with_kernels_of(changed, [other], [1], path)
+    assert again.validations == changed.validations
+    assert set(again.rows) == set(priced.rows)
+    assert load_table(path) == again
+    assert with_kernels_of(changed, [other], [1], path) == again
+
+
+def test_a_copy_that_was_measured_on_another_machine_is_not_taken(table_file, tmp_path):
     table = load_table(table_file)
-    save_table(replace(table, validations=()), tmp_path / "prices.json")
-    with pytest.raises(InputError, match="begun from another table; delete it"):
-        with_kernels_of(replace(table, validations=({"seed": 1},)), [NETWORK], [1], tmp_path / "prices.json")
+    save_table(replace(table, cpu=replace(table.cpu, model="Another CPU")), tmp_path / "prices.json")
+    with pytest.raises(NotComparableError, match="another CPU"):
+        with_kernels_of(table, [NETWORK], [1], tmp_path / "prices.json")
 
 
 def test_a_table_of_another_machine_is_priced_with_as_it_is(table_file, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from latencykit.errors import MissingRowError
-from nas.pareto import family_of, pareto_figure, pareto_front, plot_pareto
+from nas.pareto import pareto_figure, pareto_front, plot_pareto
 from nas.results import Result, Selection
 from nas.table import build_table
 
@@ -21,7 +21,7 @@ def line(row, seed, dice, p50_ms):
 
 def front_of(rows, **options):
     lines = [line(row, seed, dice + 0.002 * seed, ms) for row, (dice, ms) in rows.items() for seed in (0, 1)]
-    return pareto_front(build_table(lines, SELECTION), **options)
+    return pareto_front(build_table(lines, SELECTION), [row for row in rows if row.startswith("unet")], **options)
 
 
 ROWS = {"unet16": (0.86, 24.0), "unet8": (0.85, 25.0), "unet8-s4": (0.85, 2.0), "searched": (0.87, 4.0)}
@@ -55,18 +55,17 @@ def test_a_row_beyond_the_reference_counts_nothing():
     assert front_of({"a": (0.4, 3.0)}).hypervolume == 0
 
 
-def test_the_families_are_told_apart_by_name_or_as_given():
-    assert (family_of("unet16-s4"), family_of("searched-s2")) == ("hand-made", "searched")
-    front = front_of(ROWS, families={"unet8": "searched"})
-    assert {p.row: p.family for p in front.points}["unet8"] == "searched"
+def test_the_families_are_told_apart():
+    front = front_of(ROWS)
+    assert {p.row for p in front.points if p.family == "searched"} == {"searched"}
     assert front.hypervolume >= max(front.hypervolume_by_family.values())
 
 
 def test_rows_without_a_latency_are_named_and_none_at_all_is_refused():
     lines = [line("unet16", 0, 0.8, 5.0), line("searched", 0, 0.9, None)]
-    assert pareto_front(build_table(lines, SELECTION)).untimed == ("searched",)
+    assert pareto_front(build_table(lines, SELECTION), ["unet16"]).untimed == ("searched",)
     with pytest.raises(MissingRowError, match="no row was timed"):
-        pareto_front(build_table(lines[1:], SELECTION))
+        pareto_front(build_table(lines[1:], SELECTION), [])
 
 
 @pytest.mark.parametrize("rows", [ROWS, CROWD])
