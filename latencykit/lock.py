@@ -14,19 +14,19 @@ from latencykit.errors import InterruptedRunError
 
 
 @contextmanager
-def only_writer(path: Path, patient: bool = False) -> Iterator[None]:
+def only_writer(path: Path, patience_s: float = 0) -> Iterator[None]:
     """Keep other processes from making `path` meanwhile; one that is killed keeps nobody. Nothing is left beside it.
 
     Args:
         path: the file.
-        patient: wait for another process instead of leaving it to that.
+        patience_s: how long to wait for another process.
 
     Raises:
         InterruptedRunError: another process is at it.
     """
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     try:
-        held = FileLock(Path(tempfile.gettempdir()) / f"latencykit-{name}.lock", blocking=patient).acquire()
+        held = FileLock(Path(tempfile.gettempdir()) / f"latencykit-{name}.lock", timeout=patience_s).acquire()
     except Timeout as error:
         raise InterruptedRunError(
             f"another process is making {path}; when it has ended, the same command goes on from there."

@@ -34,8 +34,8 @@ SECONDS_A_SAMPLE_SET = 0.035
 
 SECONDS_A_PACED_SET = 0.4
 CALIBRATION_PROTOCOL = Protocol(samples=12, block_us=0, warmup_ms=15, processes=5, rounds=3)
-"""As many calls on end in a round as when validating: where there are two, a network of 1 to 3 ms takes 2.5 % longer,
-since its caches were others' a call ago."""
+"""At 1 thread, as many calls on end in a round as when validating (at more there are no rounds): where there are two, a
+network of 1 to 3 ms takes 2.5 % longer, since its caches were others' a call ago."""
 PACED_PROTOCOL = Protocol(samples=7, block_us=0, warmup_ms=20, processes=5)
 """What a short call costs after a pause differs by a tenth between processes, and now and then by a third."""
 NETWORK_PROTOCOLS = (CALIBRATION_PROTOCOL, PACED_PROTOCOL)

@@ -48,8 +48,7 @@ class Learner:
     stop_gradient: bool = False
 
     def __post_init__(self) -> None:
-        # bfloat16 convolutions are faster with channels last; float32 ones of 1x1 at stride 2 are not safe with it
-        # (torch 2.13 writes out of bounds on CPUs with AVX-512).
+        # bfloat16 convolutions are faster with channels last
         layout = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
         self.module.to(device=self.device, memory_format=layout)
 

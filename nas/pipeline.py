@@ -60,6 +60,8 @@ LATENCY_TABLE = "latencies.md"
 PRICES = "prices.json"
 """A run's copy of the latency table, with the kernels of the macro configurations that its rows choose among."""
 PRICING_NETWORKS = 120
+LIVES_ON_S = 60
+"""So long the process of a node that was lost may live on, if it is one of this machine."""
 
 Say = Callable[[str], None]
 
@@ -199,7 +201,7 @@ def _do_task(task: Task) -> str:
     """Search (where the row is searched), train, export; returns a line that says what came of it."""
     torch.set_num_threads(task.torch_threads)
     folder = Workspace(task.root).seed(task.row.name, task.seed)
-    with only_writer(folder.model, patient=True):  # a lost node's process may live on for a moment
+    with only_writer(folder.model, LIVES_ON_S):
         return _searched_and_trained(task, folder)
 
 

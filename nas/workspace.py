@@ -3,15 +3,19 @@
 ::
 
     OUT/
-      results.csv  table.md  contest.md  latencies.md  report.html  run.toml  final.jsonl
+      results.csv  table.md  contest.md  latencies.md  report.html  run.toml  final.jsonl  facts.json
       validation.png  history.png  pareto.png  quality.png  qualitative.png  cells.svg
+      table.json                   the latency table, unless the configuration names one
+      prices.json                  a copy with the kernels of the macro configurations to choose among
+      validation.json              of the table
       latencies.json               what was timed, so that a rerun does not time it again
       <row>/model.onnx             the seed that is best on the selection patients
       <row>/architecture.json
       <row>/seed<N>/search/        history.jsonl, checkpoint/, architecture.json
+      <row>/seed<N>/search/race/   of a row with `macros`; race.png and finalists.json beside it
       <row>/seed<N>/train/         history.jsonl, checkpoint/, weights.safetensors, training.json
       <row>/seed<N>/model.onnx
-      <row>/seed<N>/scores-<split>.json
+      <row>/seed<N>/scores-<split>.json, scores-<split>-<subset>.json
 """
 
 from __future__ import annotations

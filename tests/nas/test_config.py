@@ -182,11 +182,6 @@ def test_a_row_may_choose_its_macro_configuration_at_a_target(tmp_path):
     assert config.race.epochs == (2, 4)
 
 
-def test_a_row_that_has_chosen_already_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected one of them"):
-        raced(tmp_path, "search = { target_ms = 1 }\nmacro = {}")
-
-
 @pytest.mark.parametrize("text", ["epochs = []", "epochs = [0]", "keep_one_of = 1", "band = 0", "quality_weight = -1"])
 def test_a_race_that_is_none_is_refused(tmp_path, text):
     with pytest.raises(InputError, match="race: "):

@@ -13,6 +13,7 @@ from latencykit.end_to_end import MeasuredModel
 from latencykit.lowering import onnx_to_graph
 from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting
+from latencykit.schema import decode
 from latencykit.table_file import load_table, table_checksum
 from nas import latency, pipeline, staged
 from nas.config import load_run
@@ -137,11 +138,15 @@ def test_a_row_that_cannot_contend_is_left_out_and_the_rest_is_made(work, left_o
 def test_every_latency_is_shown_beside_its_floor(finished_run):
     text = (finished_run.out / "latencies.md").read_text()
     cells = re.search(rf"\| {BASELINE} \| (.+) \|", text).group(1).split(" | ")
-    assert len(cells) == 2  # one thread count, two rhythms
-    for cell in cells:
+    kept = json.loads((finished_run.out / "latencies.json").read_text())
+    network = file_sha256(Workspace(finished_run.out).row(BASELINE) / "architecture.json")[:16]
+    assert len(cells) == len(kept) == 2  # one thread count, two rhythms
+    for cell, timed in zip(cells, decode(dict[str, dict[str, Measurement]], kept, "").values(), strict=True):
         whole, floor, own = map(float, re.findall(r"[0-9.]+", cell))
-        assert whole == pytest.approx(floor + own, abs=0.002)
-        assert floor > 0
+        floors = [one for name, one in timed.items() if "floor" in name]
+        assert whole == pytest.approx(timed[network].median_us / 1000, abs=6e-4)
+        assert floor in [pytest.approx(one.median_us / 1000, abs=6e-4) for one in floors]
+        assert own == pytest.approx(whole - floor, abs=2e-3)
 
 
 def test_every_file_of_the_contract_is_there_and_said_so(finished_run):
