@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -134,7 +134,8 @@ def run(
     _choose_best(config, workspace, scores)
     say("latencies")
     latencies = _time_all(config, workspace)
-    _enter_results(config_sha, config, table, workspace, scores, latencies)
+    priced_by = {row.name: table_checksum(table) for row in config.rows if row.kind == "search"} if table else {}
+    _enter_results(config_sha, priced_by, workspace, scores, latencies)
     write_text(out / LATENCY_TABLE, _latency_table(config, workspace, latencies))
     say("pictures and report")
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
@@ -301,17 +302,17 @@ def _time_all(config: RunConfig, workspace: Workspace) -> Timings:
 
 def _enter_results(
     config_sha: str,
-    config: RunConfig,
-    table: Table | None,
+    priced_by: Mapping[str, str],
     workspace: Workspace,
     scores: Scored,
     latencies: Timings,
 ) -> None:
-    """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace."""
+    """Enter everything into `results.csv`, a line for each row, seed, split, subset, thread count and pace.
+
+    `priced_by` has the checksum of the latency table by searched row.
+    """
     lines = []
     here = commit()
-    searched = {row.name for row in config.rows if row.kind == "search"}
-    table_sha = table_checksum(table) if table else ""
     for (name, seed, split), by_subset in scores.items():
         folder = workspace.seed(name, seed)
         graph = network_graph(read_architecture(folder.train / "architecture.json"))
@@ -329,7 +330,7 @@ def _enter_results(
                         p50_ms=timing.pair.median_us / 1000,
                         p99_ms=timing.pair.percentile_us(99) / 1000,
                         macs=graph.macs, macs_paper=paper_flops(graph), params=graph.parameters,
-                        config_sha=config_sha, table_sha=table_sha if name in searched else "", commit=here,
+                        config_sha=config_sha, table_sha=priced_by.get(name, ""), commit=here,
                     )
                 )  # fmt: skip
     append(workspace.results, lines)

@@ -16,8 +16,12 @@ from latencykit.lowering import onnx_to_graph
 from nas import cli as module
 from nas import pipeline
 from nas.cli import cli
+from nas.config import load_run
+from nas.data import load
+from nas.degradations import bad_frames
 from nas.pareto import pareto_front
 from nas.results import choose_selection, read_results
+from nas.scoring import DICE_CONSTANT_BAD_KEY, score_model
 from nas.table import build_table
 from tests.nas.tiny_run import BASELINE, CONFIG, MACRO, SEARCHED, files, nas, short_protocols
 
@@ -168,8 +172,12 @@ def test_evaluate_scores_the_frames_degraded_too_where_asked(chain, finished_run
     assert said["evaluate"]["degraded"] == {}
     assert found["dice"] == said["evaluate"]["dice"]
     assert found["degraded"].keys() == {"seen", "held_out"}
-    assert {scores["frames"] for scores in found["degraded"].values()} == {16}
-    assert len({found["mae"], *(scores["mae"] for scores in found["degraded"].values())}) == 3
+    run = load_run(finished_run.config)
+    train, degradations = load(run.data).of_split("train"), run.train.degradations
+    for subset, kinds in degradations.sets.items():
+        there = score_model(model, bad_frames(train, degradations, kinds), DICE_CONSTANT_BAD_KEY).summary()
+        assert found["degraded"][subset] == json.loads(json.dumps(there.as_dict()))
+        assert (there.frames, there.mae != found["mae"]) == (16, True)
 
 
 def test_cells_are_drawn_beside_the_architecture(chain):

@@ -179,7 +179,8 @@ def test_there_is_a_line_for_each_row_seed_split_subset_and_pace(finished_run, d
 def test_every_line_says_where_it_comes_from(finished_run):
     results = read_results(finished_run.out / "results.csv")
     assert {r.config_sha for r in results} == {load_run(finished_run.config).sha256()}
-    assert {r.table_sha for r in results} == {table_checksum(load_table(finished_run.out / "table.json"))}
+    table_sha = table_checksum(load_table(finished_run.out / "table.json"))
+    assert {(r.row, r.table_sha) for r in results} == {(BASELINE, ""), (SEARCHED, table_sha)}
     assert (finished_run.out / "run.toml").read_text() == CONFIG
     assert all(r.p50_ms and r.p99_ms and r.p99_ms >= r.p50_ms for r in results)
 
@@ -507,7 +508,7 @@ def test_only_subsets_that_hold_frames_get_lines(finished_run, tmp_path, degrade
     timed = RowTiming(Measurement(((1000.0, 2000.0, 3000.0),)), Measurement(((100.0,),)))
     pipeline._enter_results(
         load_run(finished_run.config).sha256(),
-        None,
+        {},
         work,
         {(SEARCHED, 0, "valid"): subsets_of(scores, np.array(degraded))},
         {(work.seed(SEARCHED, 0).model, 1, 30.0): timed, (work.seed(BASELINE, 0).model, 1, 30.0): timed},
