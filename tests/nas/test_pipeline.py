@@ -431,10 +431,11 @@ def test_a_row_name_that_is_a_path_is_refused_before_anything_is_written(tmp_pat
     assert list(tmp_path.iterdir()) == [config]
 
 
-def test_a_row_that_chooses_at_no_target_is_refused_before_anything_is_measured(tmp_path):
+@pytest.mark.parametrize("words", [["run"], ["search", "--config"]])
+def test_a_row_that_chooses_at_no_target_is_refused_before_anything_is_measured(tmp_path, words):
     config = tmp_path / "raced.toml"
     config.write_text(CONFIG[: CONFIG.rindex("macro = ")] + "macros = {}\n")
-    ended = nas("run", config, "--out", tmp_path / "out")
+    ended = nas(*words, config, "--out", tmp_path / "out")
     assert ended.code == 6
     assert f"row '{SEARCHED}' chooses among `macros`; it needs a target" in ended.err
     assert not list((tmp_path / "out").glob("*.json*"))
