@@ -160,7 +160,7 @@ def history_figure(runs: Mapping[str, Sequence[Epoch]]) -> Figure:
             if alone or row == len(_PANELS) - 1:
                 axes.set_xlabel("epoch", fontsize=8)
             if handles := axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=7, frameon=False, ncols=2 if len(handles) > 3 else 1)
+                axes.legend(fontsize=7, framealpha=0.8, edgecolor="none", ncols=2 if len(handles) > 3 else 1)
             heading = title if alone or row else f"{name}\n{title}"
             axes.set_title(heading, fontsize=9.5, loc="left", color=INK)
         if alone:
@@ -349,7 +349,8 @@ def _quality_panel(axes: Axes, name: str, scores: FrameScores, summary: Scores, 
     text = f"MAE {summary.mae:.3f}   constant's {summary.mae_constant:.3f}\nr {r}{auroc}   n {summary.frames}"
     for trivial, found in summary.trivial.items():
         text += "" if found.auroc is None else f"\n{trivial}: AUROC {found.auroc:.2f}"
-    axes.text(0.03, 0.98, text, transform=axes.transAxes, va="top", fontsize=8, color=INK)
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5}
+    axes.text(0.03, 0.98, text, transform=axes.transAxes, va="top", fontsize=8, color=INK, bbox=box)
     axes.set(xlim=(low, 1), ylim=(low, 1), aspect="equal")
     axes.set_xlabel("true Dice", fontsize=8.5)
     axes.set_ylabel("predicted Dice", fontsize=8.5)
