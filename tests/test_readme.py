@@ -13,6 +13,7 @@ from nas.cli import cli as nas_cli
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PUBLISHED = sorted(ROOT.glob("benchmarks/results/*/report.html"))
 DOCUMENTS = [path for path in (README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))) if path.exists()]
 TOOLS: dict[str, click.Group] = {"latencykit": latencykit_cli, "nas": nas_cli}
 MADE_BY_RUNS = re.compile(r"benchmarks/results/[^/]+/")
@@ -129,3 +130,11 @@ def test_links_are_found_and_addresses_and_anchors_are_not() -> None:
     text = '[a](docs/a.md) ![b](b.png "title") [c](https://x.org/y) [d](#part) [e](<f.md#part>) <img src="g.svg">'
     assert linked_files(text) == ["docs/a.md", "b.png", "f.md", "g.svg"]
     assert linked_files(README.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("report", PUBLISHED, ids=lambda path: path.parent.name)
+def test_a_published_report_shows_no_image_of_a_data_set(report: Path):
+    """Terms of use: a run's own report does show some, so `qualitative.png` is moved away before one is published."""
+    pictures = re.findall(r'alt="([^"]*)"', report.read_text(encoding="utf-8"))
+    assert any("pareto.png" in picture for picture in pictures)
+    assert not any("qualitative" in picture for picture in pictures)
