@@ -29,7 +29,7 @@ from latencykit.sample import sample_architectures
 from latencykit.space import CELL_TYPES, Architecture, CellType, Choice, cell_edges, template
 from latencykit.table import Row, Table
 
-FIT_NETWORKS = 1280
+FIT_NETWORKS = 640
 FEWEST_HELD_OUT = 4
 FIT_SEED = COVERAGE_SEED + 1
 _RIDGE = 1e-6

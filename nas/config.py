@@ -194,6 +194,7 @@ class RaceConfig:
     epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many candidates, in each round but the last
+    neighbours: int = 1  # of each that goes on, which join it: a choice changed, at as many ms
     draws: int = 1000  # at most, to find the candidates
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
@@ -201,7 +202,7 @@ class RaceConfig:
 
     def __post_init__(self) -> None:
         _positive("race", self, "candidates", "draws", "band", "quality_share")
-        _not_negative("race", self, "quality_weight")
+        _not_negative("race", self, "quality_weight", "neighbours")
         if not self.epochs or min(self.epochs) < 1 or self.keep_one_of < 2:
             raise InputError(
                 f"race: epochs is {list(self.epochs)} and keep_one_of {self.keep_one_of}; expected rounds of at least "

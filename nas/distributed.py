@@ -57,11 +57,13 @@ def first_alone(make: Callable[[], T]) -> T:
 
 def shown_once(show: Show) -> Show:
     """Progress in the first process only."""
-    return show if is_first() else _silent
+    return show if is_first() else silent
 
 
 @contextmanager
-def _silent(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+def silent(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Progress that nobody sees."""
+
     def advance(*_: object, note: str = "", units: int = 1) -> None:
         pass
 

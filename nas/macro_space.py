@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 
 from latencykit.errors import InputError
 from latencykit.macro import Macro
-from latencykit.sample import draw_architecture
-from latencykit.space import Architecture
+from latencykit.primitives import PRIMITIVES, ZERO
+from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edges
 
 SAMPLE_SEED = 30_000
+CONCENTRATION = 0.5
+"""Of the Dirichlet distribution of a cell type's preferences: under 1, few primitives make most of a cell."""
 Widths = tuple[tuple[int, ...], ...]
 
 
@@ -40,8 +43,28 @@ class MacroSpace:
             raise InputError("macros: none of the combinations is a macro configuration of the image size.")
 
     def draw(self, rng: np.random.Generator) -> Architecture:
-        """A network of one of them, from dense to sparse."""
-        return draw_architecture(self.macros[rng.integers(len(self.macros))], rng, sparsity=rng.uniform())
+        """A network of one of them, whose cells prefer some primitives and are dense or sparse, each type by itself.
+
+        A uniform draw is a mixture of everything, which costs as much as cells of few primitives and learns less.
+        """
+        macro = self.macros[rng.integers(len(self.macros))]
+        return Architecture(macro, {cell_type: _drawn_cell(cell_type, macro, rng) for cell_type in CELL_TYPES})
+
+    def mutated(self, network: Architecture, rng: np.random.Generator) -> Architecture:
+        """A neighbour of a network: one choice changed, of the macro configuration or of an edge, half the times each.
+
+        Macro configurations with the same number of nodes are neighbours where they differ in one field.
+        """
+        if rng.random() < 1 / 2 and (near := [macro for macro in self.macros if _one_apart(macro, network.macro)]):
+            return replace(network, macro=near[rng.integers(len(near))])
+        while True:
+            cell_type = CELL_TYPES[rng.integers(len(CELL_TYPES))]
+            edges, chosen = cell_edges(cell_type, network.macro.cell_nodes), list(network.choices[cell_type])
+            index = int(rng.integers(len(edges)))
+            others = [name for name in dict.fromkeys((*edges[index].candidates, ZERO)) if name != chosen[index]]
+            chosen[index] = others[rng.integers(len(others))]
+            if _has_inputs(edges, chosen):
+                return replace(network, choices={**network.choices, cell_type: tuple(chosen)})
 
     def sample(self, count: int) -> list[Architecture]:
         """Networks whose kernels a table must know to price the others by: the same ones always."""
@@ -62,3 +85,31 @@ def _macro(values: dict[str, object]) -> Macro | None:
         return Macro(**values)  # type: ignore[arg-type]  # as MacroSpace declares them
     except InputError:
         return None
+
+
+def _drawn_cell(cell_type: CellType, macro: Macro, rng: np.random.Generator) -> tuple[str, ...]:
+    """Primitives by the cell's preferences; any edge may be deleted, as in derived cells, but a node's last one."""
+    tastes = {}
+    for kind, primitives in PRIMITIVES.items():
+        present = [primitive for primitive in primitives if primitive != ZERO]
+        tastes[kind] = present, rng.dirichlet([CONCENTRATION] * len(present))
+    edges, sparsity = cell_edges(cell_type, macro.cell_nodes), rng.uniform()
+    chosen = [str(rng.choice(tastes[edge.kind][0], p=tastes[edge.kind][1])) for edge in edges]
+    for node in range(macro.cell_nodes):
+        arriving = [index for index, edge in enumerate(edges) if edge.node == node]
+        kept = arriving[rng.integers(len(arriving))]
+        for index in arriving:
+            if index != kept and rng.random() < sparsity:
+                chosen[index] = ZERO
+    return tuple(chosen)
+
+
+def _one_apart(macro: Macro, other: Macro) -> bool:
+    differing = [one.name for one in fields(Macro) if getattr(macro, one.name) != getattr(other, one.name)]
+    return len(differing) == 1 and differing != ["cell_nodes"]
+
+
+def _has_inputs(edges: Sequence[Edge], chosen: Sequence[str]) -> bool:
+    """Whether every node keeps an edge that is not deleted."""
+    fed = {edge.node for edge, primitive in zip(edges, chosen, strict=True) if primitive != ZERO}
+    return fed == {edge.node for edge in edges}

@@ -1,18 +1,22 @@
 """Which macro configuration? A race of networks that the table puts at the target (successive halving).
 
 Networks are drawn from all macro configurations at once; those whose predicted latency lies just below the target
-train for a few epochs, the better ones train anew for longer, and so on (Jamieson and Talwalkar, AISTATS 2016). A race
-writes `race.json`, its candidates as `architecture.json` files and their trainings; started again, it goes on where it
-was.
+train for a few epochs, the better ones train anew for longer, and so on (Jamieson and Talwalkar, AISTATS 2016). Each
+that goes on may bring neighbours of itself along, as in regularised evolution (Real et al., AAAI 2019). A race writes
+`race.json`, its candidates as `architecture.json` files and their trainings; started again, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from latencykit.architecture import read_architecture, write_architecture
 from latencykit.edges import SearchCosts
@@ -25,7 +29,8 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
 from nas.config import RaceConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
-from nas.distributed import first_alone, shown_once
+from nas.distributed import first_alone, shown_once, silent
+from nas.engines import outcomes
 from nas.macro_space import MacroSpace
 from nas.randomness import Stream, numpy_generator
 from nas.search import search
@@ -39,6 +44,8 @@ TOLERANCE = 0.03
 
 Price = Callable[[Architecture], float]
 """The latency of a network in ms, by a table."""
+Candidate = tuple[Architecture, float]
+"""A network and its price."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,23 @@ class SupernetJudge(Judge):
         return Entry(found.architecture, cost_ms, epochs, dice, mae, dice - self.config.quality_weight * mae)
 
 
-def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
+@dataclass(frozen=True)
+class _Task:
+    """One candidate's training in one round, to be done in a process of its own."""
+
+    judge: Judge
+    candidate: Candidate
+    epochs: int
+    out: Path
+
+
+def _do(task: _Task) -> str:
+    torch.set_num_threads(1)
+    entry = replace(task.judge, show=silent)(*task.candidate, task.epochs, task.out)
+    return f"{entry.score:.4f}"
+
+
+def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path, jobs: int = 1) -> Race:
     """Race networks of all macro configurations that meet a target, or go on with a race that was stopped.
 
     Args:
@@ -139,6 +162,7 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
         target_ms: what the winner may take.
         judge: how candidates are priced and trained, or their supernets searched, and what counts.
         out: the race's folder.
+        jobs: candidates side by side, in processes of one thread each; the outcome is that of one after the other.
 
     Raises:
         UsageError: no network of the space meets the target.
@@ -148,14 +172,24 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
     asked = question(space, target_ms, config, judge.settings if isinstance(judge, SupernetJudge) else None)
     asked |= _plain({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
     first_alone(lambda: _require_same(out, asked))
-    networks = first_alone(lambda: _drawn(space, target_ms, judge, out))
-    standing = list(range(len(networks)))
+    networks: list[Candidate] = []
+    standing: list[int] = []
     rounds: list[tuple[Entry, ...]] = []
     for index, epochs in enumerate(config.epochs):
-        entries = {n: judge(*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
+        standing = standing[: max(1, len(rounds[0]) // config.keep_one_of**index)] if rounds else []
+        parents = [networks[number][0] for number in standing]
+        entering = first_alone(partial(_entering, space, target_ms, judge, out, index, parents, networks))
+        standing += range(len(networks), len(networks) + len(entering))
+        networks += entering
+        folders = {n: out / f"{n:03d}" / f"round{index}" for n in standing}
+        if jobs > 1:
+            tasks = [_Task(judge, networks[n], epochs, folder) for n, folder in folders.items()]
+            with judge.show(f"race of {len(tasks)} networks, {epochs} epochs each", len(tasks)) as advance:
+                for score in outcomes(tasks, _do, jobs):
+                    advance(note=f"score {score}")
+        entries = {n: judge(*networks[n], epochs, folder) for n, folder in folders.items()}
         standing = sorted(standing, key=lambda n: (not entries[n].meets(target_ms), -entries[n].score))
         rounds.append(tuple(entries[n] for n in standing))
-        standing = standing[: max(1, len(standing) // config.keep_one_of)]
     return Race(tuple(rounds))
 
 
@@ -181,36 +215,61 @@ def _require_same(out: Path, asked: dict[str, Any]) -> None:
         raise InputError(f"{out} holds a race of another question; choose another folder or delete it.")
 
 
-def _drawn(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> list[tuple[Architecture, float]]:
-    """The candidates with their prices; they are drawn once."""
-    path, config = out / "candidates.json", judge.config
+def _entering(
+    space: MacroSpace,
+    target_ms: float,
+    judge: Judge,
+    out: Path,
+    index: int,
+    parents: Sequence[Architecture],
+    known: Sequence[Candidate],
+) -> list[Candidate]:
+    """The networks that a round begins with, beside those that are left: drawn ones, then neighbours of those.
+
+    They are drawn once; their prices are then in the round's file.
+    """
+    path, config = out / f"round{index}.json", judge.config
     if path.exists():
         prices = decode(list[float], read_json(path, MAX_RACE_BYTES), str(path))
-        return [(_searched(out / f"{index:03d}.json"), cost_ms) for index, cost_ms in enumerate(prices)]
-    rng, of_macros = numpy_generator(judge.seed, Stream.RACE), isinstance(judge, SupernetJudge)
-    found: list[tuple[Architecture, float]] = []
+        numbers = range(len(known), len(known) + len(prices))
+        return [(_searched(out / f"{number:03d}.json"), ms) for number, ms in zip(numbers, prices, strict=True)]
+    rng = numpy_generator(judge.seed, Stream.RACE, index)
+    found: list[Candidate] = []
+    if not parents:
+        found = _fitting(lambda: space.draw(rng), config.candidates, target_ms, judge, known)
+        if not found:
+            raise UsageError(
+                f"none of {config.draws} networks of {len(space.macros)} macro configurations takes "
+                f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other "
+                "`macros`."
+            )
+    for parent in parents:
+        near = partial(space.mutated, parent, rng)
+        found += _fitting(near, config.neighbours, target_ms, judge, [*known, *found])
+    for number, (network, _) in enumerate(found, start=len(known)):
+        write_architecture(out / f"{number:03d}.json", network)
+    write_json(path, [cost_ms for _, cost_ms in found])
+    return found
+
+
+def _fitting(
+    draw: Callable[[], Architecture], count: int, target_ms: float, judge: Judge, known: Sequence[Candidate]
+) -> list[Candidate]:
+    """Up to `count` new networks that take the target or little less."""
+    config, of_macros = judge.config, isinstance(judge, SupernetJudge)
+    found: list[Candidate] = []
     with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws) as advance:
         for _ in range(config.draws):
-            network = space.draw(rng)
+            if len(found) == count:
+                break
+            network, others = draw(), [one for one, _ in (*known, *found)]
             advance(note=f"{len(found)} found")
-            if of_macros and network.macro in [one.macro for one, _ in found]:  # its supernet is in the race
-                continue
-            try:
+            if network.macro in [one.macro for one in others] if of_macros else network in others:
+                continue  # of macro configurations one supernet races
+            with suppress(MissingRowError):  # of a kind that the table hardly knows
                 cost_ms = judge.price(network)
-            except MissingRowError:  # of a kind that the table hardly knows
-                continue
-            if (1 - config.band) * target_ms <= cost_ms <= target_ms and network not in [one for one, _ in found]:
-                found.append((network, cost_ms))
-                if len(found) == config.candidates:
-                    break
-    if not found:
-        raise UsageError(
-            f"none of {config.draws} networks of {len(space.macros)} macro configurations takes "
-            f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other `macros`."
-        )
-    for index, (network, _) in enumerate(found):
-        write_architecture(out / f"{index:03d}.json", network)
-    write_json(path, [cost_ms for _, cost_ms in found])
+                if (1 - config.band) * target_ms <= cost_ms <= target_ms:
+                    found.append((network, cost_ms))
     return found
 
 

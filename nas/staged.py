@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from latencykit.architecture import write_architecture
-from latencykit.edges import SearchCosts
 from latencykit.errors import InputError
 from latencykit.files import write_json
 from latencykit.lines import Show
@@ -25,7 +27,7 @@ from latencykit.table import Table
 from nas.config import Row, RunConfig, SearchConfig
 from nas.data import Dataset
 from nas.derive import Rule
-from nas.distributed import is_first
+from nas.distributed import is_first, processes
 from nas.figures import save_figure
 from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
@@ -96,20 +98,18 @@ def search_row(
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
     target_ms, folder, racing = target_of(row, settings), out / RACE_FOLDER, run.race_of(row)
 
-    def price(network: Architecture) -> float:
-        return network_ms(table, threads, network, run.pace_hz)
-
-    def costs_of(macro: Macro) -> SearchCosts:
-        return search_costs(table, threads, macro, run.pace_hz)
-
+    price = partial(network_ms, table, threads, pace_hz=run.pace_hz)
+    costs_of = partial(search_costs, table, threads, pace_hz=run.pace_hz)
+    alone = processes() == 1 and settings.device == "cpu"
+    jobs = torch.get_num_threads() if alone else 1
     judge = Judge(racing, run.train_of(row), dataset, price, seed, show)
     if racing.racers == "supernets":
         supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
-        raced = race(row.macros, target_ms, supernets, folder)
+        raced = race(row.macros, target_ms, supernets, folder, jobs)
         best = raced.winner
         finalists = {RACED: judge(best.network, best.predicted_ms, racing.epochs[-1], folder / RACED)}
     else:
-        raced = race(row.macros, target_ms, judge, folder)
+        raced = race(row.macros, target_ms, judge, folder, jobs)
         finalists = {RACED: raced.winner}
     history: Sequence[Mapping[str, Any]] = ()
     if racing.search_cells:

@@ -36,7 +36,8 @@ from nas.modules import GraphModule
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import one_cycle_rate, set_rate, take_step
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
-from nas.trained import Trained, Training, load_trained, save_trained
+from nas.trained import TRAINING_FILE, Trained, Training, load_trained, save_trained
+from nas.workspace import WEIGHTS_FILE
 
 Phase = Literal["segmentation", "quality"]
 PHASES: tuple[Phase, ...] = ("segmentation", "quality")
@@ -66,6 +67,8 @@ def train(
         InterruptedRunError: stopped by the user; the same call goes on.
     """
     run = _Run(network, dataset, config, seed, out)
+    if run.phase is None and (out / TRAINING_FILE).exists() and (out / WEIGHTS_FILE).exists():
+        return load_trained(out)
     try:
         with shown_once(show)(f"train {out}", config.epochs + config.quality_epochs, len(run.history)) as advance:
             while run.phase is not None:

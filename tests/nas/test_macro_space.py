@@ -1,7 +1,14 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from latencykit.errors import InputError
+from latencykit.primitives import ZERO
 from nas.macro_space import MacroSpace
+
+SMALL = MacroSpace(segmentation_stride=(4, 8), segmentation_widths=((4, 8, 16),), quality_widths=((4, 8),))
 
 
 def test_every_combination_is_a_macro_configuration_once():
@@ -31,3 +38,44 @@ def test_the_default_holds_the_strides_of_the_hand_made_family():
 def test_a_space_of_nothing_is_refused(options, complaint):
     with pytest.raises(InputError, match=complaint):
         MacroSpace(**options)
+
+
+def test_cells_prefer_primitives_of_their_own_and_are_dense_or_sparse():
+    """Uniform draws have a share of 0.25 for the commonest primitive but `zero`, give or take, and hardly ever 1."""
+    shares, deleted = [], []
+    for network in SMALL.sample(200):
+        if network.macro.cell_nodes == 3:
+            chosen = network.choices["non_scaling"]
+            present = Counter(primitive for primitive in chosen if primitive != ZERO)
+            shares.append(max(present.values()) / present.total())
+            deleted.append(chosen.count(ZERO))
+    assert np.mean(np.array(shares) == 1) > 0.15
+    assert set(deleted) == {0, 1, 2, 3}  # of six, each of three nodes keeps one
+
+
+def test_any_edge_may_be_deleted_in_a_drawn_network():
+    drawn = [network.choices for network in SMALL.sample(200)]
+    assert any(ZERO in choices[cell] for choices in drawn for cell in ("up", "down"))
+
+
+def test_a_mutated_network_differs_in_one_choice_and_every_choice_is_reached():
+    rng, parent, changed = np.random.default_rng(0), SMALL.sample(1)[0], Counter()
+    for _ in range(600):
+        network = SMALL.mutated(parent, rng)
+        if network.macro == parent.macro:
+            pairs = [(c, zip(parent.choices[c], network.choices[c], strict=True)) for c in parent.choices]
+            (where,) = [c for c, both in pairs for before, after in both if before != after]
+        else:
+            assert network.choices == parent.choices
+            before, after = vars(parent.macro), vars(network.macro)
+            (where,) = [name for name in before if before[name] != after[name]]
+        changed[where] += 1
+    macros = ["segmentation_stride", "output_stride", "quality_stride"]
+    assert set(changed) == {*macros, *parent.choices}
+    assert sum(changed[name] for name in macros) / 600 == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_macro_configuration_without_neighbours_is_kept():
+    only = replace(SMALL, segmentation_stride=(4,), output_stride=(1,), quality_stride=(8,))
+    parent = only.sample(1)[0]
+    assert only.mutated(parent, np.random.default_rng(0)).macro == parent.macro

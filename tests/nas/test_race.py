@@ -14,7 +14,8 @@ SPACE = MacroSpace(
     segmentation_stride=(8,), segmentation_widths=((2, 4, 8), (4, 4, 4)), output_stride=(1,), cell_nodes=(1, 2),
     quality_stride=(8,), quality_widths=((4, 4),),
 )  # fmt: skip
-CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, draws=200, band=0.5)
+CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, neighbours=0, draws=200, band=0.5)
+WITH_NEIGHBOURS = replace(CONFIG, candidates=2, neighbours=2)
 TRAINING = TrainConfig(batch_size=4, max_steps_per_epoch=1, precision="float32")
 TARGET_MS = 8.0
 
@@ -60,8 +61,39 @@ def test_the_better_ones_go_on_and_the_best_wins(run):
     assert entry.score == pytest.approx(entry.dice - CONFIG.quality_weight * entry.mae)
 
 
-def test_a_race_that_was_stopped_goes_on_to_the_same_end(run, data, tmp_path):
+@pytest.fixture(scope="module")
+def with_neighbours(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("neighbours")
+    return race(**asked(data, out, config=WITH_NEIGHBOURS)), out
+
+
+def test_whoever_goes_on_brings_neighbours_of_the_same_cost(with_neighbours):
+    found, out = with_neighbours
+    assert [len(entries) for entries in found.rounds] == [2, 3]
+    left, *others = (entry.network for entry in found.rounds[0])
+    joined = [entry for entry in found.rounds[1] if entry.network != left]
+    assert len(joined) == 2
+    assert all((1 - CONFIG.band) * TARGET_MS <= entry.predicted_ms <= TARGET_MS for entry in joined)
+    assert not [entry for entry in joined if entry.network in others]
+    assert all(differences(entry.network, left) == 1 for entry in joined)
+    assert {str(read_architecture(out / f"00{n}.json")) for n in (2, 3)} == {str(entry.network) for entry in joined}
+
+
+def test_a_race_side_by_side_comes_to_the_same(run, data, tmp_path):
     expected, _ = run
+    assert race(**asked(data, tmp_path), jobs=2) == expected
+
+
+def differences(network, other):
+    """Choices of edges and of the macro configuration that differ."""
+    pairs = [(network.choices[cell], other.choices[cell]) for cell in network.choices]
+    pairs.append((tuple(vars(network.macro).values()), tuple(vars(other.macro).values())))
+    return sum(a != b for one, two in pairs for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("config", [CONFIG, WITH_NEIGHBOURS], ids=["alone", "neighbours"])
+def test_a_race_that_was_stopped_goes_on_to_the_same_end(run, with_neighbours, config, data, tmp_path):
+    expected, _ = run if config == CONFIG else with_neighbours
     trained = 0
 
     def stops_in_the_third_training(title, total, done=0):
@@ -70,13 +102,13 @@ def test_a_race_that_was_stopped_goes_on_to_the_same_end(run, data, tmp_path):
         return stops_at(0 if trained == 3 else 1000)(title, total, done)
 
     with pytest.raises(InterruptedRunError):
-        race(**asked(data, tmp_path, show=stops_in_the_third_training))
-    assert race(**asked(data, tmp_path)) == expected
+        race(**asked(data, tmp_path, config=config, show=stops_in_the_third_training))
+    assert race(**asked(data, tmp_path, config=config)) == expected
 
 
 def test_a_finished_race_trains_nothing_again(run, data, monkeypatch):
     expected, out = run
-    monkeypatch.setattr("nas.macro_space.draw_architecture", None)
+    monkeypatch.setattr(MacroSpace, "draw", None)
     assert race(**asked(data, out, price=None, show=stops_at(0))) == expected
 
 

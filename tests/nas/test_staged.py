@@ -13,6 +13,7 @@ from latencykit.space import CELL_TYPES, cell_edges
 from nas import staged as module
 from nas.config import Row, RunConfig, SearchConfig
 from nas.finished import check_finished
+from nas.macro_space import MacroSpace
 from nas.race import TOLERANCE
 from nas.race_figure import macro_label, race_figure
 from nas.staged import is_searched, search_row
@@ -75,7 +76,7 @@ def test_the_cells_are_searched_in_the_winner_s_macro_configuration(stages):
 def test_stages_that_are_finished_are_done_once(stages, data, monkeypatch):
     found, out = stages
     assert is_searched(ROW, out)
-    monkeypatch.setattr("nas.macro_space.draw_architecture", None)
+    monkeypatch.setattr(MacroSpace, "draw", None)
     again = search_row(RUN, ROW, SETTINGS, None, data, 0, out)
     assert (again.architecture, again.finalists) == (found.architecture, found.finalists)
 
