@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from latencykit.errors import InputError
 from latencykit.macro import Macro
-from latencykit.primitives import PRIMITIVES, ZERO
+from latencykit.primitives import ZERO
 from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edges
 
 SAMPLE_SEED = 30_000
-CONCENTRATION = 0.5
-"""Of the Dirichlet distribution of a cell type's preferences: under 1, few primitives make most of a cell."""
+FAMILIES = ("conv", "dilated_conv", "separable_conv", "none")
+"""Of primitives, by what they compute; pools and the identity have nothing to learn."""
+CONCENTRATION = 0.3
+"""Of the Dirichlet distribution of a network's taste for each family: under 1, one or two make most of it."""
 Widths = tuple[tuple[int, ...], ...]
 
 
@@ -43,12 +45,13 @@ class MacroSpace:
             raise InputError("macros: none of the combinations is a macro configuration of the image size.")
 
     def draw(self, rng: np.random.Generator) -> Architecture:
-        """A network of one of them, whose cells prefer some primitives and are dense or sparse, each type by itself.
+        """A network of one of them, with a taste for some families of primitives and cells from dense to sparse.
 
-        A uniform draw is a mixture of everything, which costs as much as cells of few primitives and learns less.
+        A uniform draw is a mixture of everything, which costs as much as cells of convolutions and learns less.
         """
         macro = self.macros[rng.integers(len(self.macros))]
-        return Architecture(macro, {cell_type: _drawn_cell(cell_type, macro, rng) for cell_type in CELL_TYPES})
+        taste = dict(zip(FAMILIES, rng.dirichlet([CONCENTRATION] * len(FAMILIES)), strict=True))
+        return Architecture(macro, {cell_type: _drawn_cell(cell_type, macro, taste, rng) for cell_type in CELL_TYPES})
 
     def mutated(self, network: Architecture, rng: np.random.Generator) -> Architecture:
         """A neighbour of a network: one choice changed, of the macro configuration or of an edge, half the times each.
@@ -87,14 +90,12 @@ def _macro(values: dict[str, object]) -> Macro | None:
         return None
 
 
-def _drawn_cell(cell_type: CellType, macro: Macro, rng: np.random.Generator) -> tuple[str, ...]:
-    """Primitives by the cell's preferences; any edge may be deleted, as in derived cells, but a node's last one."""
-    tastes = {}
-    for kind, primitives in PRIMITIVES.items():
-        present = [primitive for primitive in primitives if primitive != ZERO]
-        tastes[kind] = present, rng.dirichlet([CONCENTRATION] * len(present))
+def _drawn_cell(
+    cell_type: CellType, macro: Macro, taste: Mapping[str, float], rng: np.random.Generator
+) -> tuple[str, ...]:
+    """Primitives by taste; any edge may be deleted, as in derived cells, but a node's last one."""
     edges, sparsity = cell_edges(cell_type, macro.cell_nodes), rng.uniform()
-    chosen = [str(rng.choice(tastes[edge.kind][0], p=tastes[edge.kind][1])) for edge in edges]
+    chosen = [_drawn_primitive(edge, taste, rng) for edge in edges]
     for node in range(macro.cell_nodes):
         arriving = [index for index, edge in enumerate(edges) if edge.node == node]
         kept = arriving[rng.integers(len(arriving))]
@@ -102,6 +103,17 @@ def _drawn_cell(cell_type: CellType, macro: Macro, rng: np.random.Generator) -> 
             if index != kept and rng.random() < sparsity:
                 chosen[index] = ZERO
     return tuple(chosen)
+
+
+def _drawn_primitive(edge: Edge, taste: Mapping[str, float], rng: np.random.Generator) -> str:
+    members: dict[str, list[str]] = {}
+    for primitive in edge.candidates:
+        if primitive != ZERO:
+            plain = primitive.removeprefix("down_").removeprefix("up_")
+            members.setdefault(plain if plain in FAMILIES else "none", []).append(primitive)
+    weights = np.array([taste[family] for family in members])
+    chosen = [*members.values()][rng.choice(len(members), p=weights / weights.sum())]
+    return chosen[rng.integers(len(chosen))]
 
 
 def _one_apart(macro: Macro, other: Macro) -> bool:
