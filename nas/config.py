@@ -190,7 +190,7 @@ class RaceConfig:
     racers: Literal["networks", "supernets"] = (
         "networks"  # trained as they are, or the supernets of their configurations
     )
-    candidates: int = 27  # of the first round
+    candidates: int = 18  # of the first round
     epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many candidates, in each round but the last

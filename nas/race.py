@@ -29,7 +29,7 @@ from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
 from nas.config import RaceConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
-from nas.distributed import first_alone, shown_once, silent
+from nas.distributed import first_alone, processes, shown_once, silent
 from nas.engines import outcomes
 from nas.macro_space import MacroSpace
 from nas.randomness import Stream, numpy_generator
@@ -162,7 +162,8 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path, jobs: int
         target_ms: what the winner may take.
         judge: how candidates are priced and trained, or their supernets searched, and what counts.
         out: the race's folder.
-        jobs: candidates side by side, in processes of one thread each; the outcome is that of one after the other.
+        jobs: candidates side by side on the CPU, in processes of one thread each; the outcome is that of one after the
+            other. Processes that `torchrun` started share every candidate instead.
 
     Raises:
         UsageError: no network of the space meets the target.
@@ -182,7 +183,7 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path, jobs: int
         standing += range(len(networks), len(networks) + len(entering))
         networks += entering
         folders = {n: out / f"{n:03d}" / f"round{index}" for n in standing}
-        if jobs > 1:
+        if jobs > 1 and processes() == 1 and judge.training.device == "cpu":
             tasks = [_Task(judge, networks[n], epochs, folder) for n, folder in folders.items()]
             with judge.show(f"race of {len(tasks)} networks, {epochs} epochs each", len(tasks)) as advance:
                 for score in outcomes(tasks, _do, jobs):

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from latencykit.architecture import write_architecture
 from latencykit.errors import InputError
 from latencykit.files import write_json
@@ -27,7 +25,7 @@ from latencykit.table import Table
 from nas.config import Row, RunConfig, SearchConfig
 from nas.data import Dataset
 from nas.derive import Rule
-from nas.distributed import is_first, processes
+from nas.distributed import is_first
 from nas.figures import save_figure
 from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
@@ -71,6 +69,7 @@ def search_row(
     seed: int,
     out: Path,
     show: Show = progress,
+    jobs: int = 1,
 ) -> Found:
     """Search a row's network pair, or go on with a search that was stopped.
 
@@ -86,6 +85,7 @@ def search_row(
         seed: of everything random.
         out: the run's folder.
         show: how far it is.
+        jobs: candidates of a race that are trained side by side.
 
     Raises:
         LatencyKitError: as `race`, `search` and `search_costs`.
@@ -100,8 +100,6 @@ def search_row(
 
     price = partial(network_ms, table, threads, pace_hz=run.pace_hz)
     costs_of = partial(search_costs, table, threads, pace_hz=run.pace_hz)
-    alone = processes() == 1 and settings.device == "cpu"
-    jobs = torch.get_num_threads() if alone else 1
     judge = Judge(racing, run.train_of(row), dataset, price, seed, show)
     if racing.racers == "supernets":
         supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
