@@ -1,4 +1,4 @@
-"""The one seeded sampler of architectures; validation, the edge costs and `nas sample` all draw from it."""
+"""The seeded sampler of uniform architectures; validation, the edge costs and `nas sample` all draw from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sample_architectures(macro: Macro, count: int, seed: int) -> list[Architectu
         raise UsageError(
             f"sample: count {count} and seed {seed}; expected a count of at least 1 and a seed of at least 0."
         )
-    return [draw_architecture(macro, np.random.default_rng((seed, index))) for index in range(count)]
+    return [_draw_architecture(macro, np.random.default_rng((seed, index))) for index in range(count)]
 
 
 def sparse_architectures(macro: Macro, count: int, seed: int) -> list[Architecture]:
@@ -31,10 +31,10 @@ def sparse_architectures(macro: Macro, count: int, seed: int) -> list[Architectu
     Of `count` networks the n-th has each edge deleted with probability (n + 1) / (count + 1), else drawn uniformly.
     """
     rngs = [np.random.default_rng((seed, index)) for index in range(count)]
-    return [draw_architecture(macro, rng, (index + 1) / (count + 1)) for index, rng in enumerate(rngs)]
+    return [_draw_architecture(macro, rng, (index + 1) / (count + 1)) for index, rng in enumerate(rngs)]
 
 
-def draw_architecture(macro: Macro, rng: np.random.Generator, sparsity: float = 0.0) -> Architecture:
+def _draw_architecture(macro: Macro, rng: np.random.Generator, sparsity: float = 0.0) -> Architecture:
     """One architecture: each edge deleted with a probability where it may be, else drawn uniformly."""
     cells = {c: _sample_cell(c, macro.cell_nodes, rng, sparsity) for c in CELL_TYPES}
     return Architecture(macro, cells)

@@ -61,7 +61,6 @@ cli.add_command(sample)
 @_table
 @_seed
 @click.option("--out", required=True, type=FILE, help="The search's run folder.")
-@click.option("--jobs", type=click.IntRange(1), help="Networks of a race side by side; one a processor where absent.")
 @json_option
 def search_command(
     config: Path | None,
@@ -70,7 +69,6 @@ def search_command(
     table_path: Path | None,
     seed: int,
     out: Path,
-    jobs: int | None,
     as_json: bool,
 ) -> None:
     """Search an architecture on the patients of `train`; started again, it goes on where it was.
@@ -79,8 +77,6 @@ def search_command(
 
     Example: nas search --config run.toml --target-ms 2.0 --out runs/two-ms
     """
-    import torch
-
     from nas.data import load
     from nas.distributed import first_alone, is_first, joined
     from nas.figures import history_figure, read_history, save_figure
@@ -98,8 +94,7 @@ def search_command(
         target_of(rows[0], settings)  # before anything is measured
     click.get_current_context().with_resource(joined(settings.device))
     table = first_alone(lambda: run_table(run, rows[:1], out))
-    dataset = load(run.data).of_split("train")
-    found = search_row(run, rows[0], settings, table, dataset, seed, out, jobs=jobs or torch.get_num_threads())
+    found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
     if not is_first():
         return
     pictures = [out / RACE_PICTURE] if found.race else []

@@ -193,9 +193,9 @@ class RaceConfig:
     candidates: int = 18  # of the first round
     epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
-    keep_one_of: int = 3  # so many candidates, in each round but the last
-    neighbours: int = 1  # of each that goes on, which join it: a choice changed, at as many ms
-    draws: int = 1000  # at most, to find the candidates
+    keep_one_of: int = 3  # so many of the first round's candidates in the second one, of these in the third, ...
+    neighbours: int = 1  # of each network that goes on, which join it: one choice changed, within the band
+    draws: int = 1000  # at most, to find the candidates, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
     search_cells: bool = True  # a differentiable search of the winner's cells follows; else the race alone decides

@@ -17,6 +17,7 @@ from typing import TypeVar
 from latencykit.errors import LatencyKitError, UsageError
 
 T = TypeVar("T")
+R = TypeVar("R")
 NEW_RAY = "local"
 """Instead of an address: a Ray of this machine's own, for the time of the run."""
 HANDED_OUT = 20
@@ -24,9 +25,9 @@ HANDED_OUT = 20
 
 
 def outcomes(
-    tasks: Sequence[T], do: Callable[[T], str], jobs: int, cluster: str | None = None, cpus: int = 1
-) -> Iterator[str]:
-    """Do all tasks; what each says, as they end.
+    tasks: Sequence[T], do: Callable[[T], R], jobs: int, cluster: str | None = None, cpus: int = 1
+) -> Iterator[R]:
+    """Do all tasks; what comes of each, as they end.
 
     Args:
         tasks: independent of each other, to be pickled.
@@ -66,7 +67,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_ray(tasks: Sequence[T], do: Callable[[T], str], cluster: str, cpus: int) -> Iterator[str]:
+def _on_ray(tasks: Sequence[T], do: Callable[[T], R], cluster: str, cpus: int) -> Iterator[R]:
     try:
         import ray
     except ImportError as error:

@@ -214,9 +214,7 @@ def _searched_and_trained(task: Task, folder: SeedFolder) -> str:
     else:
         if not is_searched(task.row, folder.search):
             settings = task.config.search_of(task.row)
-            search_row(
-                task.config, task.row, settings, task.table, dataset, task.seed, folder.search, jobs=task.torch_threads
-            )
+            search_row(task.config, task.row, settings, task.table, dataset, task.seed, folder.search)
         network = read_architecture(folder.search / ARCHITECTURE_FILE)
     trained = train(network, dataset, task.config.train_of(task.row), task.seed, folder.train)
     export_trained(trained, folder.model)

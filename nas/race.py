@@ -9,7 +9,7 @@ that goes on may bring neighbours of itself along, as in regularised evolution (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +27,7 @@ from latencykit.macro import Macro
 from latencykit.progress import progress
 from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
-from nas.config import RaceConfig, SearchConfig, TrainConfig
+from nas.config import Device, RaceConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
 from nas.distributed import first_alone, processes, shown_once, silent
 from nas.engines import outcomes
@@ -105,6 +105,16 @@ class Judge:
     seed: int
     show: Show = progress
 
+    @property
+    def device(self) -> Device:
+        """Where it is done."""
+        return self.training.device
+
+    @property
+    def neighbours(self) -> int:
+        """How many join each candidate that goes on."""
+        return self.config.neighbours
+
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Train a network for so many epochs in a folder, or go on with that."""
         quality_epochs = max(1, round(epochs * self.config.quality_share))
@@ -119,6 +129,8 @@ class Judge:
 class SupernetJudge(Judge):
     """Searches the cells of candidates' macro configurations, for few epochs; what counts is what is derived.
 
+    No neighbours join: a candidate's own cells, which they would be priced by, are not what is found.
+
     Attributes:
         settings: of the search; its epochs are the race's.
         costs: of a macro configuration's candidates.
@@ -126,6 +138,14 @@ class SupernetJudge(Judge):
 
     settings: SearchConfig = field(kw_only=True)
     costs: Callable[[Macro], SearchCosts] = field(kw_only=True)
+
+    @property
+    def device(self) -> Device:
+        return self.settings.device
+
+    @property
+    def neighbours(self) -> int:
+        return 0
 
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Search in a network's macro configuration for so many epochs, or go on with that."""
@@ -138,32 +158,16 @@ class SupernetJudge(Judge):
         return Entry(found.architecture, cost_ms, epochs, dice, mae, dice - self.config.quality_weight * mae)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One candidate's training in one round, to be done in a process of its own."""
-
-    judge: Judge
-    candidate: Candidate
-    epochs: int
-    out: Path
-
-
-def _do(task: _Task) -> str:
-    torch.set_num_threads(1)
-    entry = replace(task.judge, show=silent)(*task.candidate, task.epochs, task.out)
-    return f"{entry.score:.4f}"
-
-
-def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path, jobs: int = 1) -> Race:
+def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
     """Race networks of all macro configurations that meet a target, or go on with a race that was stopped.
+
+    On the CPU as many candidates are judged side by side as torch has threads, in processes of one thread each.
 
     Args:
         space: the macro configurations.
         target_ms: what the winner may take.
         judge: how candidates are priced and trained, or their supernets searched, and what counts.
         out: the race's folder.
-        jobs: candidates side by side on the CPU, in processes of one thread each; the outcome is that of one after the
-            other. Processes that `torchrun` started share every candidate instead.
 
     Raises:
         UsageError: no network of the space meets the target.
@@ -182,16 +186,34 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path, jobs: int
         entering = first_alone(partial(_entering, space, target_ms, judge, out, index, parents, networks))
         standing += range(len(networks), len(networks) + len(entering))
         networks += entering
-        folders = {n: out / f"{n:03d}" / f"round{index}" for n in standing}
-        if jobs > 1 and processes() == 1 and judge.training.device == "cpu":
-            tasks = [_Task(judge, networks[n], epochs, folder) for n, folder in folders.items()]
-            with judge.show(f"race of {len(tasks)} networks, {epochs} epochs each", len(tasks)) as advance:
-                for score in outcomes(tasks, _do, jobs):
-                    advance(note=f"score {score}")
-        entries = {n: judge(*networks[n], epochs, folder) for n, folder in folders.items()}
+        tasks = {n: (*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
+        entries = _judged(judge, tasks)
         standing = sorted(standing, key=lambda n: (not entries[n].meets(target_ms), -entries[n].score))
         rounds.append(tuple(entries[n] for n in standing))
     return Race(tuple(rounds))
+
+
+_Task = tuple[Architecture, float, int, Path]
+"""What a judge is asked."""
+
+
+def _judged(judge: Judge, tasks: Mapping[int, _Task]) -> dict[int, Entry]:
+    jobs = torch.get_num_threads()
+    if jobs == 1 or processes() > 1 or judge.device != "cpu":
+        return {number: judge(*task) for number, task in tasks.items()}
+    entries: dict[int, Entry] = {}
+    quiet = replace(judge, show=silent)
+    with judge.show(f"race of {len(tasks)} candidates", len(tasks)) as advance:
+        for number, entry in outcomes([(quiet, *item) for item in tasks.items()], _judge_one, jobs):
+            entries[number] = entry
+            advance(note=f"Dice {entry.dice:.4f}")
+    return entries
+
+
+def _judge_one(asked: tuple[Judge, int, _Task]) -> tuple[int, Entry]:
+    judge, number, task = asked
+    torch.set_num_threads(1)
+    return number, judge(*task)
 
 
 def question(
@@ -244,9 +266,9 @@ def _entering(
                 f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other "
                 "`macros`."
             )
-    for parent in parents:
+    for parent in parents if judge.neighbours else ():
         near = partial(space.mutated, parent, rng)
-        found += _fitting(near, config.neighbours, target_ms, judge, [*known, *found])
+        found += _fitting(near, judge.neighbours, target_ms, judge, [*known, *found])
     for number, (network, _) in enumerate(found, start=len(known)):
         write_architecture(out / f"{number:03d}.json", network)
     write_json(path, [cost_ms for _, cost_ms in found])

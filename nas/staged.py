@@ -69,7 +69,6 @@ def search_row(
     seed: int,
     out: Path,
     show: Show = progress,
-    jobs: int = 1,
 ) -> Found:
     """Search a row's network pair, or go on with a search that was stopped.
 
@@ -85,7 +84,6 @@ def search_row(
         seed: of everything random.
         out: the run's folder.
         show: how far it is.
-        jobs: candidates of a race that are trained side by side.
 
     Raises:
         LatencyKitError: as `race`, `search` and `search_costs`.
@@ -103,11 +101,11 @@ def search_row(
     judge = Judge(racing, run.train_of(row), dataset, price, seed, show)
     if racing.racers == "supernets":
         supernets = SupernetJudge(**vars(judge), settings=settings, costs=costs_of)
-        raced = race(row.macros, target_ms, supernets, folder, jobs)
+        raced = race(row.macros, target_ms, supernets, folder)
         best = raced.winner
         finalists = {RACED: judge(best.network, best.predicted_ms, racing.epochs[-1], folder / RACED)}
     else:
-        raced = race(row.macros, target_ms, judge, folder, jobs)
+        raced = race(row.macros, target_ms, judge, folder)
         finalists = {RACED: raced.winner}
     history: Sequence[Mapping[str, Any]] = ()
     if racing.search_cells:

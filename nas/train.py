@@ -36,8 +36,7 @@ from nas.modules import GraphModule
 from nas.objective import quality_loss, segmentation_loss
 from nas.optimisation import one_cycle_rate, set_rate, take_step
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
-from nas.trained import TRAINING_FILE, Trained, Training, load_trained, save_trained
-from nas.workspace import WEIGHTS_FILE
+from nas.trained import Trained, Training, is_trained, load_trained, save_trained
 
 Phase = Literal["segmentation", "quality"]
 PHASES: tuple[Phase, ...] = ("segmentation", "quality")
@@ -67,8 +66,15 @@ def train(
         InterruptedRunError: stopped by the user; the same call goes on.
     """
     run = _Run(network, dataset, config, seed, out)
-    if run.phase is None and (out / TRAINING_FILE).exists() and (out / WEIGHTS_FILE).exists():
-        return load_trained(out)
+    if run.phase is not None or not is_trained(out):
+        _finish(run, network, out, show)
+    wait()
+    return load_trained(out)
+
+
+def _finish(run: _Run, network: Network, out: Path, show: Show) -> None:
+    """The epochs that are left; write what came of them."""
+    config = run.config
     try:
         with shown_once(show)(f"train {out}", config.epochs + config.quality_epochs, len(run.history)) as advance:
             while run.phase is not None:
@@ -82,8 +88,6 @@ def train(
     facts = run.facts()
     if is_first():
         save_trained(out, network, run.best, facts)
-    wait()
-    return load_trained(out)
 
 
 SPLIT_SEED = 0
@@ -104,12 +108,13 @@ class _Run:
     """The state of a training, its epochs, and its way to disk and back.
 
     Attributes:
+        config: how.
         history: one record an epoch.
         best: the module's state after the best epoch of the phase, or of the last one.
     """
 
     def __init__(self, network: Network, dataset: Dataset, config: TrainConfig, seed: int, out: Path) -> None:
-        self._dataset, self._config, self._seed, self._out = dataset, config, seed, out
+        self._dataset, self.config, self._seed, self._out = dataset, config, seed, out
         graph = network_graph(network)
         self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
         self._module.set_statistics(dataset.channel_statistics())
@@ -129,9 +134,9 @@ class _Run:
     @property
     def phase(self) -> Phase | None:
         """The phase of the next epoch; None at the end. A function of the history alone."""
-        for phase, epochs in zip(PHASES, (self._config.epochs, self._config.quality_epochs), strict=True):
+        for phase, epochs in zip(PHASES, (self.config.epochs, self.config.quality_epochs), strict=True):
             past = self._past(phase)
-            patient = not self._config.patience or not past or past[-1]["waited"] < self._config.patience
+            patient = not self.config.patience or not past or past[-1]["waited"] < self.config.patience
             if len(past) < epochs and patient:
                 return phase
         return None
@@ -141,13 +146,13 @@ class _Run:
 
     def _begin(self, phase: Phase) -> None:
         self._parameters = self._module.quality_parameters() if phase == "quality" else [*self._module.parameters()]
-        decay = self._config.weight_decay
-        self._optimiser = torch.optim.AdamW(self._parameters, self._config.rate, weight_decay=decay, fused=True)
+        decay = self.config.weight_decay
+        self._optimiser = torch.optim.AdamW(self._parameters, self.config.rate, weight_decay=decay, fused=True)
         self.best = files.snapshot(self._module)
 
     def epoch(self, phase: Phase) -> None:
         """Run one epoch and judge it."""
-        config, watch, means, images = self._config, Stopwatch(), Means(), 0
+        config, watch, means, images = self.config, Stopwatch(), Means(), 0
         past, began = self._past(phase), {}
         if phase == "quality" and not past:  # go on from the best segmentation
             self._module.load_state_dict(self.best)
@@ -173,7 +178,7 @@ class _Run:
         self.history[-1] |= means.as_dict() | {"seconds": watch.seconds, "images_per_s": images / watch.seconds}
 
     def _joint_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
-        config = self._config
+        config = self.config
         images, masks = self._learner.load(
             self._frames["segmentation"], indices, config.augmentation, self._seed, position
         )
@@ -187,7 +192,7 @@ class _Run:
         return loss + config.lambda_quality * mse
 
     def _quality_loss(self, indices: npt.NDArray[np.int64], position: tuple[int, ...], means: Means) -> Tensor:
-        config, frames = self._config, self._frames["quality"]
+        config, frames = self.config, self._frames["quality"]
         images, masks = self._learner.load(
             frames, indices, config.augmentation, self._seed, position, config.degradations
         )
@@ -196,11 +201,11 @@ class _Run:
         return mse
 
     def _bad(self, part: Dataset) -> Frames:
-        degradations = self._config.degradations
+        degradations = self.config.degradations
         return Frames(bad_frames(part, degradations, degradations.seen), self._size)
 
     def _score(self, part: str, quality: bool = True) -> FrameDice:
-        return self._learner.score(self._frames[part], self._config.batch_size, quality=quality)
+        return self._learner.score(self._frames[part], self.config.batch_size, quality=quality)
 
     def _selection_mae(self, good: FrameDice) -> float:
         """Mean absolute error of the predicted Dice, good and bad frames of the selection patients counting alike."""
@@ -222,7 +227,7 @@ class _Run:
         """What is stored beside the weights; puts the best ones into the module."""
         self._module.load_state_dict(self.best)
         good, bad = self._score("selection"), self._score("bad selection")
-        self._frames["bad quality"] = self._bad(training_parts(self._dataset, self._config)["quality"])
+        self._frames["bad quality"] = self._bad(training_parts(self._dataset, self.config)["quality"])
         return Training(
             seed=self._seed,
             dice_constant=self._score("quality", quality=False).dice,
@@ -231,7 +236,7 @@ class _Run:
             mae_selection=good.mae,
             mae_selection_bad=bad.mae,
             failing_share=float((bad.actual < ACCEPTANCE_DICE).mean()),
-            config=to_json(self._config),
+            config=to_json(self.config),
             data=self._dataset.name,
             data_sha256=self._dataset.sha256,
         )

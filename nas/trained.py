@@ -69,6 +69,11 @@ def save_trained(out: Path, network: Network, weights: Mapping[str, Tensor], tra
     write_json(out / TRAINING_FILE, to_json(training))
 
 
+def is_trained(out: Path) -> bool:
+    """Whether a folder holds facts and weights; those may be published without these."""
+    return (out / TRAINING_FILE).exists() and (out / WEIGHTS_FILE).exists()
+
+
 def read_training(out: Path) -> Training:
     """The facts alone, which are published without the weights; raises `InputError` where there are none."""
     path = out / TRAINING_FILE

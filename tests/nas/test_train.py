@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -80,6 +81,16 @@ def test_an_interrupted_training_goes_on_to_the_same_result(whole, data, tmp_pat
     assert resumed.training == trained.training
     first, second = trained.module.state_dict(), resumed.module.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_training_is_read_and_lost_weights_are_written_anew(whole, data, tmp_path, monkeypatch):
+    config, trained, out = whole
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "weights.safetensors").unlink()
+    assert train(PAIR, data, config, 0, tmp_path).training == trained.training
+    assert (tmp_path / "weights.safetensors").read_bytes() == (out / "weights.safetensors").read_bytes()
+    monkeypatch.setattr(module._Run, "facts", None)
+    assert train(PAIR, data, config, 0, tmp_path).training == trained.training
 
 
 def test_the_quality_phase_leaves_the_best_segmentation_as_it_is(whole, data, tmp_path):
