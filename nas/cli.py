@@ -79,7 +79,8 @@ def search_command(
     """
     from nas.data import load
     from nas.distributed import first_alone, is_first, joined
-    from nas.figures import history_figure, read_history, save_figure
+    from nas.figures import save_figure
+    from nas.history_figure import history_figure, read_history
     from nas.pipeline import run_table
     from nas.staged import RACE_PICTURE, search_row, target_of
 
@@ -193,7 +194,8 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     from nas.config import REPORT_SPLIT
     from nas.data import load
     from nas.degradations import bad_frames
-    from nas.figures import quality_figure, quality_panels, save_figure
+    from nas.figures import save_figure
+    from nas.quality_figure import quality_figure, quality_panels
     from nas.scoring import (
         DICE_CONSTANT_BAD_KEY,
         DICE_CONSTANT_KEY,

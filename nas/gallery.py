@@ -20,18 +20,12 @@ from nas.config import REPORT_SPLIT, RunConfig
 from nas.contest import Contest, contest
 from nas.contest import markdown as contest_markdown
 from nas.data import Dataset
-from nas.figures import (
-    Frame,
-    history_figure,
-    qualitative_figure,
-    quality_figure,
-    quality_panels,
-    read_history,
-    save_figure,
-)
+from nas.figures import save_figure
+from nas.history_figure import history_figure, read_history
 from nas.learning import ARCHITECTURE_FILE, HISTORY_FILE
 from nas.metrics import FrameScores
 from nas.pareto import Front, pareto_front, plot_pareto
+from nas.quality_figure import Frame, qualitative_figure, quality_figure, quality_panels
 from nas.report import RESULTS_NAME, Provenance, write_report
 from nas.results import Subset, choose_selection, read_results
 from nas.scoring import SCORING, Scored, best_seed, read_scores
