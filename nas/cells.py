@@ -212,11 +212,12 @@ def _draw_cell(axes: Axes, cell_type: CellType, arrows: Sequence[CellArrow], nod
                 zorder=1 if fixed else 2, capstyle="butt", joinstyle="miter",
             )
         )  # fmt: skip
-    for route, middle, _ in _label_places(routes, places):
+    for route, (x, y), _ in _label_places(routes, places):
         color = OPERATION_COLORS[operation_kind(route.arrow.primitive)]
         box = {"boxstyle": "round,pad=0.18", "fc": "white", "ec": color, "lw": 0.7}
         axes.text(
-            *middle,
+            x,
+            y,
             _words(route.arrow.primitive),
             fontsize=8.5,
             color=INK,

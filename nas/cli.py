@@ -25,6 +25,7 @@ from nas.results import SUBSETS
 if TYPE_CHECKING:
     from nas.config import RunConfig  # imports torch, which only some commands need
     from nas.data import Dataset
+    from nas.derive import Rule
     from nas.metrics import FrameScores
     from nas.results import Subset
 
@@ -121,14 +122,14 @@ def search_command(
 @click.option("--rule", type=click.Choice(["argmax", "two-strongest"]), default="argmax", show_default=True)
 @click.option("--out", type=FILE, help="Where to write the architecture; RUN/architecture.json where absent.")
 @json_option
-def derive_command(run: Path, rule: str, out: Path | None, as_json: bool) -> None:
+def derive_command(run: Path, rule: Rule, out: Path | None, as_json: bool) -> None:
     """Choose one operation an edge from a search's architecture parameters.
 
     Example: nas derive runs/two-ms --rule two-strongest --out two.json
     """
     from nas.search_state import derive_run
 
-    architecture = derive_run(run, rule)  # type: ignore[arg-type]  # click has checked the choice
+    architecture = derive_run(run, rule)
     target = out or run / "architecture.json"
     write_architecture(target, architecture)
     emit(as_json, "derive", {"architecture": str(target), "choices": to_json(architecture.choices)}, [str(target)])
@@ -212,8 +213,8 @@ def evaluate_command(model: Path, config: Path | None, split: str, final: bool, 
     frames = dataset.of_split(split)
     asked: dict[Subset, tuple[Dataset, str]] = {"all": (frames, DICE_CONSTANT_KEY)}
     if degraded:
-        for subset, kinds in run.train.degradations.sets.items():
-            asked[subset] = bad_frames(frames, run.train.degradations, kinds), DICE_CONSTANT_BAD_KEY
+        for name, kinds in run.train.degradations.sets.items():
+            asked[name] = bad_frames(frames, run.train.degradations, kinds), DICE_CONSTANT_BAD_KEY
     for _, key in asked.values():
         dice_constant_of(model, key)
     scores: dict[Subset, FrameScores] = {}
@@ -288,7 +289,7 @@ def demo_command(out: Path, jobs: int, as_json: bool) -> None:
 @click.option("--markdown", is_flag=True, help="As Markdown.")
 @json_option
 def table_command(
-    directory: Path, split: str | None, threads: int | None, pace_hz: float | None, subset: str,
+    directory: Path, split: str | None, threads: int | None, pace_hz: float | None, subset: Subset,
     reference: str | None, markdown: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print Table II from stored results.
@@ -304,7 +305,7 @@ def table_command(
     split = split or next(iter(sorted(splits - {"selection"})), "selection")
     if threads is None and (directory / FACTS_FILE).exists():
         threads = read_facts(directory).threads
-    selection = choose_selection(results, split, subset, threads, pace_hz)  # type: ignore[arg-type]  # checked by click
+    selection = choose_selection(results, split, subset, threads, pace_hz)
     rows = [result.row for result in selection.of(results)]
     table = build_table(
         results,

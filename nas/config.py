@@ -195,13 +195,14 @@ class RaceConfig:
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many of the first round's candidates in the second one, of these in the third, ...
     neighbours: int = 1  # of each network that goes on, which join it: one choice changed, within the band
-    draws: int = 1000  # at most, to find the candidates, or a network's neighbours
+    drawn: int = 8  # so many for each candidate of the first round, of which the most promising ones train
+    draws: int = 3000  # at most, to find these, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
     search_cells: bool = True  # a differentiable search of the winner's cells follows; else the race alone decides
 
     def __post_init__(self) -> None:
-        _positive("race", self, "candidates", "draws", "band", "quality_share")
+        _positive("race", self, "candidates", "drawn", "draws", "band", "quality_share")
         _not_negative("race", self, "quality_weight", "neighbours")
         if not self.epochs or min(self.epochs) < 1 or self.keep_one_of < 2:
             raise InputError(
@@ -319,9 +320,9 @@ def load_run(path: Path) -> RunConfig:
     if isinstance(data.get("rows"), list):
         data["rows"] = [row for entry in data["rows"] for row in _by_target(entry, str(path))]
     config = decode(RunConfig, data, str(path))
-    paths = {} if config.data.path is None else {"path": str(path.parent / Path(config.data.path).expanduser())}
+    source = None if config.data.path is None else str(path.parent / Path(config.data.path).expanduser())
     table = None if config.table is None else str(path.parent / Path(config.table).expanduser())
-    return replace(config, table=table, data=replace(config.data, **paths))
+    return replace(config, table=table, data=replace(config.data, path=source))
 
 
 def _by_target(row: Any, where: str) -> list[Any]:
@@ -346,13 +347,14 @@ def overridden(base: T, changes: Any, where: str) -> T:
     """
     if not isinstance(changes, dict):
         raise InputError(f"{where}: a table expected, got {changes!r}.")
+    start: object = base
     if isinstance(base, SearchConfig) and "mode" in changes:
         mode = changes["mode"]
         if mode not in SEARCH_MODES:
             raise InputError(f"{where}: mode is {mode!r}; expected one of {', '.join(SEARCH_MODES)}.")
         changes = {name: value for name, value in changes.items() if name != "mode"}
-        return decode(SearchConfig, _merged(to_json(SEARCH_MODES[mode]), changes), where)
-    return decode(type(base), _merged(to_json(base), changes), where)
+        start = SEARCH_MODES[mode]
+    return decode(type(base), _merged(to_json(start), changes), where)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class Degradations:
     @property
     def sets(self) -> Mapping[Literal["seen", "held_out"], tuple[Kind, ...]]:
         """The kinds of frames to evaluate with, apart; none are held out where that is so."""
-        return {"seen": self.seen} | ({"held_out": self.held_out} if self.held_out else {})
+        sets: dict[Literal["seen", "held_out"], tuple[Kind, ...]] = {"seen": self.seen, "held_out": self.held_out}
+        return {name: kinds for name, kinds in sets.items() if kinds}
 
     def severity(self, drawn: Tensor) -> Tensor:
         """Severities from uniform numbers in [0, 1)."""

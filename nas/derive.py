@@ -77,9 +77,10 @@ def derive_within(tables: Tables, macro: Macro, costs: SearchCosts, target_ms: f
     most_ms = target_ms - costs.fixed_ms
     near, below = (LinearConstraint(np.array([cost_ms]), low, most_ms) for low in (most_ms - BAND * target_ms, -np.inf))
     for objective, more in ((unlikely, [near]), (unlikely, [below]), (cost_ms, [])):
-        found = milp(objective, integrality=1, bounds=Bounds(0, 1), constraints=[*valid, *more])
+        found = milp(objective, integrality=[1], bounds=Bounds(0, 1), constraints=[*valid, *more])
         if found.x is not None:
             break
+    assert found.x is not None  # without a target something is always found
     chosen = [option for option, taken in zip(options, found.x, strict=True) if taken > 0.5]
     return Architecture(macro, {t: tuple(name for c, _, _, name, _ in chosen if c == t) for t in CELL_TYPES})
 

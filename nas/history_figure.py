@@ -145,7 +145,11 @@ def _latency(axes: Axes, epochs: Sequence[Epoch]) -> None:
 def _entropies(axes: Axes, epochs: Sequence[Epoch]) -> None:
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch.entropy))
     for name, color in zip(names, SERIES_COLORS * len(names), strict=False):
-        _line(axes, epochs, lambda e, name=name: e.entropy.get(name), name.replace("_", "-"), color)  # type: ignore[misc]
+
+        def entropy(epoch: Epoch, name: str = name) -> float | None:
+            return epoch.entropy.get(name)
+
+        _line(axes, epochs, entropy, name.replace("_", "-"), color)
     axes.set_ylim(-0.03, 1.03)
 
 

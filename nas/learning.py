@@ -50,7 +50,7 @@ class Learner:
     def __post_init__(self) -> None:
         # bfloat16 convolutions are faster with channels last
         layout = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
-        self.module.to(device=self.device, memory_format=layout)
+        self.module.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]  # torch's hints lack it
 
     def forward(
         self, images: Tensor, probabilities: Probabilities | None = None, quality: bool = True, auxiliary: float = 0.0

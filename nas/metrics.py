@@ -53,7 +53,8 @@ class FrameScores:
         arrays = (self.dice, self.hd95_mm, self.asd_mm, self.dice_predicted)
         trivial = {name: array[index] for name, array in self.trivial.items()}
         chosen = tuple(np.asarray(self.patients)[index].tolist()) if self.patients else ()
-        return FrameScores(*(array[index] for array in arrays), self.dice_constant, self.acceptance, trivial, chosen)
+        dice, hd95_mm, asd_mm, predicted = (array[index] for array in arrays)
+        return FrameScores(dice, hd95_mm, asd_mm, predicted, self.dice_constant, self.acceptance, trivial, chosen)
 
     def summary(self) -> Scores:
         """Means over the frames; raises `InputError` where there is none."""

@@ -125,7 +125,7 @@ class GraphModule(nn.Module):
                     values[node.name] = module(*terms) if terms else self._nothing(node, image)
                 case _:
                     values[node.name] = None if inputs[0] is None else module(*inputs)
-        return {name: values[node] for name, node in nodes.items()}
+        return {name: values[node] for name, node in nodes.items()}  # type: ignore[misc]  # only edges can be None
 
     def _nothing(self, node: Node, image: Tensor) -> Tensor:
         return image.new_zeros((len(image), *self.graph.shapes[node.name]))

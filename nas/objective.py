@@ -9,6 +9,7 @@ from torch.nn import functional
 from latencykit.edges import SearchCosts
 from latencykit.space import CELL_TYPES
 from nas.modules import Probabilities
+from nas.operations import add
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, dice_weight: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -59,4 +60,4 @@ class ExpectedLatency:
 
     def __call__(self, probabilities: Probabilities) -> Tensor:
         """Latency in ms, differentiable in the probabilities."""
-        return self._fixed_ms + sum((probabilities[t] * self._edges_ms[t]).sum() for t in CELL_TYPES)
+        return self._fixed_ms + add(*((probabilities[t] * self._edges_ms[t]).sum() for t in CELL_TYPES))

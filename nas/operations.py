@@ -19,6 +19,11 @@ from nas.distributed import mean, processes
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation whose statistics are of the whole batch, where several processes share one."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, channels, h, w)."""
         if not self.training or processes() == 1:
@@ -62,8 +67,8 @@ class ConvNorm(nn.Module):
         self._every = operation.stride if isinstance(operation, spec.Conv) and operation.kernel == 1 else 1
         shared["stride"] //= self._every
         if isinstance(operation, spec.Conv):
-            self.conv: nn.Module = nn.Conv2d(in_channels, operation.out_channels, **shared)
-            taps = operation.kernel**2
+            self.conv: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(in_channels, operation.out_channels, **shared)
+            taps: float = operation.kernel**2
         else:
             shared["output_padding"] = operation.output_padding
             self.conv = nn.ConvTranspose2d(in_channels, operation.out_channels, **shared)
@@ -104,7 +109,9 @@ class Linear(nn.Module):
             return self.linear(x.flatten(1).float())
 
 
-def _initialise(module: nn.Module, variance: float, generator: torch.Generator) -> None:
+def _initialise(
+    module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, variance: float, generator: torch.Generator
+) -> None:
     nn.init.normal_(module.weight, std=math.sqrt(variance), generator=generator)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -112,6 +119,9 @@ def _initialise(module: nn.Module, variance: float, generator: torch.Generator) 
 
 class Normalise(nn.Module):
     """x * scale + shift per channel, fixed; `set_statistics` makes it (x - mean) / std."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -138,6 +148,9 @@ class Upsample(nn.Module):
 
     `torch.nn.Upsample` is the same, at three times the seconds forward and backward on a CPU.
     """
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, shape: Shape, scale: int) -> None:
         super().__init__()

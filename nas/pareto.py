@@ -15,6 +15,7 @@ from nas.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
@@ -203,7 +204,10 @@ def _label(figure: Figure, axes: Axes, points: Sequence[ParetoPoint]) -> None:
     renderer = canvas.get_renderer()
     pixel = figure.dpi / 72
     legend = axes.get_legend()
-    taken: list[_Box] = [tuple(legend.get_window_extent(renderer).extents)] if legend is not None else []
+    taken: list[_Box] = []
+    if legend is not None:
+        x0, y0, x1, y1 = legend.get_window_extent(renderer).extents
+        taken.append((x0, y0, x1, y1))
     for point in points:
         x, y = axes.transData.transform((point.latency_ms, point.dice))
         x0, y0 = axes.transData.transform(
@@ -216,7 +220,8 @@ def _label(figure: Figure, axes: Axes, points: Sequence[ParetoPoint]) -> None:
             (x0 - cap, y - cap, x1 + cap, y + cap),
             (x - cap, y0 - cap, x + cap, y1 + cap),
         ]
-    frame: _Box = tuple(axes.get_window_extent(renderer).extents)
+    x0, y0, x1, y1 = axes.get_window_extent(renderer).extents
+    frame: _Box = (x0, y0, x1, y1)
     corner: tuple[float, float] | None = None
     for point in (p for p in points if p.on_front):
         x, y = axes.transData.transform((point.latency_ms, point.dice))
@@ -240,11 +245,11 @@ def _place(
     point: ParetoPoint,
     taken: Sequence[_Box],
     frame: _Box,
-    renderer: object,
+    renderer: RendererBase,
     pixel: float,
 ) -> _Box:
     """Move a label to the best of some offsets around its point; a thin line leads back where it stands far off."""
-    extent = label.get_window_extent(renderer)  # type: ignore[arg-type]
+    extent = label.get_window_extent(renderer)
     half_width, half_height = extent.width / 2 + 2 * pixel, extent.height / 2 + pixel
     x, y = axes.transData.transform((point.latency_ms, point.dice))
     around = [other for other in taken if not _inside((x, y), other)]  # not the point's own mark and bars

@@ -292,7 +292,7 @@ def _time_all(config: RunConfig, workspace: Workspace) -> Timings:
     """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
     folders = [workspace.seed(row.name, seed) for row, seed in config.tasks()]
     models = {folder.model: folder.train / "architecture.json" for folder in folders}
-    found = {}
+    found: Timings = {}
     for threads in config.threads:
         for pace_hz in (None, config.pace_hz):
             measured = measure_rows(models, Setting(threads), pace_hz, MEASURING_PROCESSES, workspace.latencies)

@@ -1,9 +1,10 @@
 """Which macro configuration? A race of networks that the table puts at the target (successive halving).
 
-Networks are drawn from all macro configurations at once; those whose predicted latency lies just below the target
-train for a few epochs, the better ones train anew for longer, and so on (Jamieson and Talwalkar, AISTATS 2016). Each
-that goes on may bring neighbours of itself along, as in regularised evolution (Real et al., AAAI 2019). A race writes
-`race.json`, its candidates as `architecture.json` files and their trainings; started again, it goes on where it was.
+Networks are drawn from all macro configurations at once; of those whose predicted latency lies just below the target
+the most promising ones (`nas.promise`) train for a few epochs, the better ones train anew for longer, and so on
+(Jamieson and Talwalkar, AISTATS 2016). Each that goes on may bring neighbours of itself along, as in regularised
+evolution (Real et al., AAAI 2019). A race writes `race.json`, its candidates as `architecture.json` files and their
+trainings; started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from nas.data import Dataset
 from nas.distributed import first_alone, processes, shown_once, silent
 from nas.engines import outcomes
 from nas.macro_space import MacroSpace
+from nas.promise import promise
 from nas.randomness import Stream, numpy_generator
 from nas.search import search
 from nas.train import train
@@ -203,7 +205,7 @@ def _judged(judge: Judge, tasks: Mapping[int, _Task]) -> dict[int, Entry]:
         return {number: judge(*task) for number, task in tasks.items()}
     entries: dict[int, Entry] = {}
     quiet = replace(judge, show=silent)
-    with judge.show(f"race of {len(tasks)} candidates", len(tasks)) as advance:
+    with judge.show(f"race of {len(tasks)} candidates", len(tasks), 0) as advance:
         for number, entry in outcomes([(quiet, *item) for item in tasks.items()], _judge_one, jobs):
             entries[number] = entry
             advance(note=f"Dice {entry.dice:.4f}")
@@ -259,7 +261,8 @@ def _entering(
     rng = numpy_generator(judge.seed, Stream.RACE, index)
     found: list[Candidate] = []
     if not parents:
-        found = _fitting(lambda: space.draw(rng), config.candidates, target_ms, judge, known)
+        found = _fitting(lambda: space.draw(rng), config.drawn * config.candidates, target_ms, judge, known)
+        found = sorted(found, key=lambda candidate: -promise(candidate[0]))[: config.candidates]
         if not found:
             raise UsageError(
                 f"none of {config.draws} networks of {len(space.macros)} macro configurations takes "
@@ -281,7 +284,7 @@ def _fitting(
     """Up to `count` new networks that take the target or little less."""
     config, of_macros = judge.config, isinstance(judge, SupernetJudge)
     found: list[Candidate] = []
-    with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws) as advance:
+    with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws, 0) as advance:
         for _ in range(config.draws):
             if len(found) == count:
                 break

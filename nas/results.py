@@ -227,7 +227,7 @@ def choose_selection(
     left = [r for r in left if pace_hz in (None, r.pace_hz)]
     if not left:
         asked = {"split": split, "subset": degraded, "threads": threads, "pace": pace_hz}
-        there = {
+        there: dict[str, Sequence[object]] = {
             "splits": sorted({r.split for r in results}),
             "subsets": sorted({r.degraded for r in results}),
             "threads": sorted({r.threads for r in results}),
@@ -267,4 +267,4 @@ def _parse(cells: Sequence[str]) -> Result:
                 values[name] = cell
         except ValueError:
             raise InputError(f"{name} is {cell!r}; expected a number.") from None
-    return Result(**values)  # type: ignore[arg-type]
+    return Result(**values)  # type: ignore[arg-type]  # each of its field's type

@@ -105,8 +105,10 @@ class _ScoresFile:
     def scores(self) -> FrameScores:
         arrays = (self.dice, self.hd95_mm, self.asd_mm, self.dice_predicted)
         trivial = {name: np.array(values, np.float64) for name, values in self.trivial.items()}
-        floats = (np.array(a, np.float64) for a in arrays)
-        return FrameScores(*floats, self.dice_constant, self.acceptance, trivial, self.patients)
+        dice, hd95_mm, asd_mm, predicted = (np.array(a, np.float64) for a in arrays)
+        return FrameScores(
+            dice, hd95_mm, asd_mm, predicted, self.dice_constant, self.acceptance, trivial, self.patients
+        )
 
 
 def stored_scores(path: Path, model: Path, dataset: Dataset) -> FrameScores | None:

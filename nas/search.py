@@ -199,6 +199,7 @@ class _Epoch:
         """What Eq. 3 has without LAT; the cross-entropy and the quality loss in it."""
         images, masks = self._load(part, indices, step, kind)
         logits, dice = self._state.learner.forward(images, mixing, auxiliary=self._auxiliary)
+        assert dice is not None  # the forward pass is of both networks
         segmentation, cross_entropy = segmentation_loss(logits, masks, self._config.dice_weight)
         mse = quality_loss(dice, logits, masks)
         return segmentation + self._config.lambda_quality * mse, cross_entropy, mse

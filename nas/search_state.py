@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from latencykit.edges import Level, SearchCosts
+from latencykit.edges import SearchCosts
 from latencykit.errors import InputError
+from latencykit.keys import Level
 from latencykit.macro import Macro
 from latencykit.schema import decode, to_json
 from latencykit.space import CELL_TYPES, Architecture, CellType, template

@@ -9,7 +9,6 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,7 +210,7 @@ class _Run:
         """Mean absolute error of the predicted Dice, good and bad frames of the selection patients counting alike."""
         return (good.mae + self._score("bad selection").mae) / 2
 
-    def _judge(self, phase: Phase, past: list[dict[str, Any]], scores: FrameDice, began: Mapping[str, float]) -> None:
+    def _judge(self, phase: Phase, past: list[dict[str, Any]], scores: FrameDice, began: dict[str, float]) -> None:
         """Append the record; keep the weights where they are best, in the quality phase better than it began."""
         mae = None if np.isnan(scores.predicted).any() else scores.mae
         score = -self._selection_mae(scores) if phase == "quality" else scores.dice

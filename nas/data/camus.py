@@ -11,13 +11,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from latencykit.errors import InputError
 from nas.data.dataset import SIZE, SPLITS, Dataset, patient_units
@@ -83,7 +83,7 @@ def load_camus_npz(path: Path, *, max_patients: int | None = None, seed: int = 0
     return dataset if len(kept) == len(present) else dataset.subset(np.isin(patients, list(kept)))
 
 
-def _npz_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _npz_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file: give the path of the CAMUS npz, or use the phantom (kind 'phantom')")
     try:
@@ -164,7 +164,7 @@ def _slice(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file: every patient needs ED and ES, each with its _gt mask; fetch it again")
     try:
-        volume = nibabel.load(path)
+        volume = cast(SpatialImage, nibabel.load(path))  # every NIfTI image is one
         shape = tuple(size for size in volume.shape if size != 1)
         if len(shape) != 2 or shape[0] * shape[1] > MAX_PIXELS:
             raise InputError(f"{path}: shape {volume.shape}, expected one slice (width, height): fetch it again")

@@ -62,7 +62,8 @@ def load_mce(
     for patient in kept:
         for path in _drawn(frames_of[patient], frames_per_patient, patient_seed(seed, patient)):
             image = read_image(path)
-            mask = rasterise(path.with_suffix(".json"), *image.shape[:2], labels or Labels())
+            height, width = image.shape[:2]
+            mask = rasterise(path.with_suffix(".json"), height, width, labels or Labels())
             images.append(resize_image(crop_to_square(image)))
             masks.append(resize_mask(crop_to_square(mask)))
             patients.append(patient)

@@ -231,7 +231,7 @@ def _shadows(person: _Patient, how: str | None, rng: np.random.Generator) -> Fie
 
 def _below(depth_mm: float, probe: Probe) -> Field:
     """Return a weight that rises from 0 to 1 around a depth, (SAMPLES, 1)."""
-    return 1 / (1 + np.exp((np.float32(depth_mm) - probe.depths_mm) / 4))
+    return 1 / (1 + np.exp((np.float32(depth_mm) - probe.depths_mm) / np.float32(4)))
 
 
 def _moved(envelope: Field, rng: np.random.Generator) -> Field:

@@ -95,7 +95,7 @@ def echogenicity(
         level = _mix(level, wall + 1, _inside(edge - 4.5, 1.5))
     pericardium = np.interp(angle, ANGLES, tissue.border_db + 4.0).astype(np.float32) - 3
     level += np.maximum(pericardium, 0) * np.exp(-np.square((outer - 1.5) / 1.6)) * (base < 0)
-    swirl = tissue.swirl_db * (smooth_field(rng, (14, 11)) + 0.6 * smooth_field(rng, (40, 26)))
+    swirl = np.float32(tissue.swirl_db) * (smooth_field(rng, (14, 11)) + 0.6 * smooth_field(rng, (40, 26)))
     for edge, bright in chambers:
         share = _inside(edge, 0.8) * (1 - _inside(outer, 0.8) * _inside(base, 0.8))
         level, contrast = _mix(level, np.float32(bright) + swirl, share), np.maximum(contrast, share)
@@ -114,7 +114,7 @@ def echogenicity(
     half = heart.half_width_mm
     papillary = _disc(up, across, along * heart.length_mm, aside * half, size * half)
     level = _mix(level, wall + 2, 0.8 * _inside(papillary, 2.0) * (inner < 0))
-    leaflet = np.exp(-np.square((base + np.float32(0.35) * (half - np.abs(across))) / 1.5))
+    leaflet: Field = np.exp(-np.square((base + np.float32(0.35) * (half - np.abs(across))) / 1.5))
     level = _mix(level, wall + 3, 0.75 * leaflet * _inside(np.abs(across) - np.float32(0.85 * half), 1))
 
     clutter = np.exp(-z / np.float32(9)) * 12 + np.exp(-z / np.float32(28)) * 3 * smooth_field(rng, (12, 5))

@@ -82,7 +82,8 @@ def smooth_field(rng: np.random.Generator, cells: tuple[int, int]) -> Field:
     """Return a random field (SAMPLES, BEAMS) of mean 0 and deviation about 1 that varies over 1/cells of each axis."""
     rows, cols = _bumps(SAMPLES, cells[0]), _bumps(BEAMS, cells[1])
     knots = rng.standard_normal((rows.shape[1], cols.shape[1]), dtype=np.float32)
-    return rows @ knots @ cols.T
+    stretched: Field = rows @ knots
+    return stretched @ cols.T
 
 
 @lru_cache(maxsize=32)
