@@ -7,7 +7,8 @@ from latencykit.errors import InputError, InterruptedRunError, UsageError
 from latencykit.primitives import ZERO
 from nas.config import RaceConfig, TrainConfig
 from nas.macro_space import MacroSpace
-from nas.race import Judge, race
+from nas.race import Judge, _fitting, race
+from nas.randomness import Stream, numpy_generator
 from tests.nas.test_search import stops_at
 
 SPACE = MacroSpace(
@@ -59,6 +60,18 @@ def test_the_better_ones_go_on_and_the_best_wins(run):
     assert found.winner == found.rounds[1][0]
     entry = found.rounds[1][0]
     assert entry.score == pytest.approx(entry.dice - CONFIG.quality_weight * entry.mae)
+
+
+def test_the_most_promising_of_many_are_trained(data, tmp_path, monkeypatch):
+    """Here those of the most edges promise most, which is what they cost."""
+    monkeypatch.setattr("nas.race.promise", price)
+    config = replace(CONFIG, candidates=3, drawn=12, epochs=(1,))
+    chosen = [entry.predicted_ms for entry in race(**asked(data, tmp_path, config=config)).rounds[0]]
+    alone = replace(CONFIG, candidates=36, drawn=1)
+    judge, rng = asked(data, tmp_path, config=alone)["judge"], numpy_generator(0, Stream.RACE, 0)
+    drawn = [cost_ms for _, cost_ms in _fitting(lambda: SPACE.draw(rng), 36, TARGET_MS, judge, [])]
+    assert sorted(chosen) == sorted(drawn)[-3:]
+    assert min(drawn) < min(chosen)
 
 
 @pytest.fixture(scope="module")
