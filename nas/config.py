@@ -190,12 +190,12 @@ class RaceConfig:
     racers: Literal["networks", "supernets"] = (
         "networks"  # trained as they are, or the supernets of their configurations
     )
-    candidates: int = 18  # of the first round
-    epochs: tuple[int, ...] = (3, 9, 27)  # of the segmentation's training, or of the supernet's search, in each round
+    candidates: int = 9  # of the first round
+    epochs: tuple[int, ...] = (9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many of the first round's candidates in the second one, of these in the third, ...
     neighbours: int = 1  # of each network that goes on, which join it: one choice changed, within the band
-    drawn: int = 8  # so many for each candidate of the first round, of which the most promising ones train
+    drawn: int = 16  # so many for each candidate of the first round, of which the most promising ones train
     draws: int = 3000  # at most, to find these, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
