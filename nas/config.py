@@ -190,20 +190,21 @@ class RaceConfig:
     racers: Literal["networks", "supernets"] = (
         "networks"  # trained as they are, or the supernets of their configurations
     )
-    candidates: int = 9  # of the first round
+    candidates: int = 12  # of the first round
     epochs: tuple[int, ...] = (9, 27)  # of the segmentation's training, or of the supernet's search, in each round
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many of the first round's candidates in the second one, of these in the third, ...
     neighbours: int = 1  # of each network that goes on, which join it: one choice changed, within the band
-    drawn: int = 16  # so many for each candidate of the first round, of which the most promising ones train
-    draws: int = 3000  # at most, to find these, or a network's neighbours
+    drawn: int = 12  # so many for each candidate of the first round, of which the most promising ones are kept
+    climb: int = 30  # tries to find each of these a neighbour that promises more, one after the other
+    draws: int = 3000  # at most, to find those that are drawn, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
     quality_weight: float = 0.5  # of the predicted Dice's error beside the Dice
     search_cells: bool = True  # a differentiable search of the winner's cells follows; else the race alone decides
 
     def __post_init__(self) -> None:
         _positive("race", self, "candidates", "drawn", "draws", "band", "quality_share")
-        _not_negative("race", self, "quality_weight", "neighbours")
+        _not_negative("race", self, "quality_weight", "neighbours", "climb")
         if not self.epochs or min(self.epochs) < 1 or self.keep_one_of < 2:
             raise InputError(
                 f"race: epochs is {list(self.epochs)} and keep_one_of {self.keep_one_of}; expected rounds of at least "

@@ -18,6 +18,8 @@ from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edge
 SAMPLE_SEED = 30_000
 FAMILIES = ("conv", "dilated_conv", "separable_conv", "none")
 """Of primitives, by what they compute; pools and the identity have nothing to learn."""
+CHAINED = 0.7
+"""How often the edge that a node keeps comes from the node before it, which makes deep cells of few operations."""
 CONCENTRATION = 0.3
 """Of the Dirichlet distribution of a network's taste for each family: under 1, one or two make most of it."""
 Widths = tuple[tuple[int, ...], ...]
@@ -94,12 +96,12 @@ def _macro(values: dict[str, object]) -> Macro | None:
 def _drawn_cell(
     cell_type: CellType, macro: Macro, taste: Mapping[str, float], rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Primitives by taste; any edge may be deleted, as in derived cells, but a node's last one."""
+    """Primitives by taste; any edge may be deleted, as in derived cells, but one of each node's."""
     edges, sparsity = cell_edges(cell_type, macro.cell_nodes), rng.uniform()
     chosen = [_drawn_primitive(edge, taste, rng) for edge in edges]
     for node in range(macro.cell_nodes):
         arriving = [index for index, edge in enumerate(edges) if edge.node == node]
-        kept = arriving[rng.integers(len(arriving))]
+        kept = arriving[-1] if rng.random() < CHAINED else arriving[rng.integers(len(arriving))]
         for index in arriving:
             if index != kept and rng.random() < sparsity:
                 chosen[index] = ZERO

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,19 +20,19 @@ import torch
 
 from latencykit.architecture import read_architecture, write_architecture
 from latencykit.edges import SearchCosts
-from latencykit.errors import InputError, MissingRowError, UsageError
+from latencykit.errors import InputError
 from latencykit.files import write_json
 from latencykit.lines import Show
 from latencykit.macro import Macro
 from latencykit.progress import progress
 from latencykit.schema import decode, read_json, to_json
 from latencykit.space import Architecture
+from nas.candidates import Candidate, Finder, Price
 from nas.config import Device, RaceConfig, SearchConfig, TrainConfig
 from nas.data import Dataset
 from nas.distributed import first_alone, processes, shown_once, silent
 from nas.engines import outcomes
 from nas.macro_space import MacroSpace
-from nas.promise import promise
 from nas.randomness import Stream, numpy_generator
 from nas.search import search
 from nas.train import train
@@ -43,11 +42,6 @@ RACE_FILE = "race.json"
 MAX_RACE_BYTES = 10_000_000
 TOLERANCE = 0.03
 """A network meets a target that it is above by this part at most."""
-
-Price = Callable[[Architecture], float]
-"""The latency of a network in ms, by a table."""
-Candidate = tuple[Architecture, float]
-"""A network and its price."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +106,6 @@ class Judge:
         """Where it is done."""
         return self.training.device
 
-    @property
-    def neighbours(self) -> int:
-        """How many join each candidate that goes on."""
-        return self.config.neighbours
-
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Train a network for so many epochs in a folder, or go on with that."""
         quality_epochs = max(1, round(epochs * self.config.quality_share))
@@ -144,10 +133,6 @@ class SupernetJudge(Judge):
     @property
     def device(self) -> Device:
         return self.settings.device
-
-    @property
-    def neighbours(self) -> int:
-        return 0
 
     def __call__(self, network: Architecture, predicted_ms: float, epochs: int, out: Path) -> Entry:
         """Search in a network's macro configuration for so many epochs, or go on with that."""
@@ -179,13 +164,14 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
     asked = question(space, target_ms, config, judge.settings if isinstance(judge, SupernetJudge) else None)
     asked |= _plain({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
     first_alone(lambda: _require_same(out, asked))
+    finder = Finder(space, target_ms, config, judge.price, shown_once(judge.show), isinstance(judge, SupernetJudge))
     networks: list[Candidate] = []
     standing: list[int] = []
     rounds: list[tuple[Entry, ...]] = []
     for index, epochs in enumerate(config.epochs):
         standing = standing[: max(1, len(rounds[0]) // config.keep_one_of**index)] if rounds else []
         parents = [networks[number][0] for number in standing]
-        entering = first_alone(partial(_entering, space, target_ms, judge, out, index, parents, networks))
+        entering = first_alone(partial(_entering, finder, judge.seed, out, index, parents, networks))
         standing += range(len(networks), len(networks) + len(entering))
         networks += entering
         tasks = {n: (*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
@@ -241,61 +227,22 @@ def _require_same(out: Path, asked: dict[str, Any]) -> None:
 
 
 def _entering(
-    space: MacroSpace,
-    target_ms: float,
-    judge: Judge,
-    out: Path,
-    index: int,
-    parents: Sequence[Architecture],
-    known: Sequence[Candidate],
+    finder: Finder, seed: int, out: Path, index: int, parents: Sequence[Architecture], known: Sequence[Candidate]
 ) -> list[Candidate]:
     """The networks that a round begins with, beside those that are left: drawn ones, then neighbours of those.
 
-    They are drawn once; their prices are then in the round's file.
+    They are found once; their prices are then in the round's file.
     """
-    path, config = out / f"round{index}.json", judge.config
+    path = out / f"round{index}.json"
     if path.exists():
         prices = decode(list[float], read_json(path, MAX_RACE_BYTES), str(path))
         numbers = range(len(known), len(known) + len(prices))
         return [(_searched(out / f"{number:03d}.json"), ms) for number, ms in zip(numbers, prices, strict=True)]
-    rng = numpy_generator(judge.seed, Stream.RACE, index)
-    found: list[Candidate] = []
-    if not parents:
-        found = _fitting(lambda: space.draw(rng), config.drawn * config.candidates, target_ms, judge, known)
-        found = sorted(found, key=lambda candidate: -promise(candidate[0]))[: config.candidates]
-        if not found:
-            raise UsageError(
-                f"none of {config.draws} networks of {len(space.macros)} macro configurations takes "
-                f"{1 - config.band:.0%} to 100 % of {target_ms:g} ms by the table; choose another target or other "
-                "`macros`."
-            )
-    for parent in parents if judge.neighbours else ():
-        near = partial(space.mutated, parent, rng)
-        found += _fitting(near, judge.neighbours, target_ms, judge, [*known, *found])
+    rng = numpy_generator(seed, Stream.RACE, index)
+    found = finder.neighbours(parents, rng, known) if parents else finder.drawn(rng)
     for number, (network, _) in enumerate(found, start=len(known)):
         write_architecture(out / f"{number:03d}.json", network)
     write_json(path, [cost_ms for _, cost_ms in found])
-    return found
-
-
-def _fitting(
-    draw: Callable[[], Architecture], count: int, target_ms: float, judge: Judge, known: Sequence[Candidate]
-) -> list[Candidate]:
-    """Up to `count` new networks that take the target or little less."""
-    config, of_macros = judge.config, isinstance(judge, SupernetJudge)
-    found: list[Candidate] = []
-    with shown_once(judge.show)(f"draw networks of {target_ms:g} ms", config.draws, 0) as advance:
-        for _ in range(config.draws):
-            if len(found) == count:
-                break
-            network, others = draw(), [one for one, _ in (*known, *found)]
-            advance(note=f"{len(found)} found")
-            if network.macro in [one.macro for one in others] if of_macros else network in others:
-                continue  # of macro configurations one supernet races
-            with suppress(MissingRowError):  # of a kind that the table hardly knows
-                cost_ms = judge.price(network)
-                if (1 - config.band) * target_ms <= cost_ms <= target_ms:
-                    found.append((network, cost_ms))
     return found
 
 
