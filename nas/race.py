@@ -1,10 +1,10 @@
-"""Which macro configuration? A race of networks that the table puts at the target (successive halving).
+"""Which macro configuration? A race of networks that the table puts at the target.
 
-Networks are drawn from all macro configurations at once; of those whose predicted latency lies just below the target
-the most promising ones (`nas.promise`) train for a few epochs, the better ones train anew for longer, and so on
-(Jamieson and Talwalkar, AISTATS 2016). Each that goes on may bring neighbours of itself along, as in regularised
-evolution (Real et al., AAAI 2019). A race writes `race.json`, its candidates as `architecture.json` files and their
-trainings; started again, it goes on where it was.
+Networks are drawn from all macro configurations at once; the most promising ones (`nas.promise`) of those whose
+predicted latency lies just below the target train for a few epochs. For some generations the better ones stay and
+bring neighbours along (regularised evolution, Real et al., AAAI 2019); then the better ones train anew for longer, and
+so on (successive halving, Jamieson and Talwalkar, AISTATS 2016). A race writes `race.json`, its candidates as
+`architecture.json` files and their trainings; started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -165,19 +165,25 @@ def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
     asked |= _plain({"training": judge.training, "seed": judge.seed, "data_sha256": judge.dataset.sha256})
     first_alone(lambda: _require_same(out, asked))
     finder = Finder(space, target_ms, config, judge.price, shown_once(judge.show), isinstance(judge, SupernetJudge))
+    generations = 0 if finder.one_a_macro else config.generations
     networks: list[Candidate] = []
     standing: list[int] = []
+    entries: dict[tuple[int, int], Entry] = {}
     rounds: list[tuple[Entry, ...]] = []
-    for index, epochs in enumerate(config.epochs):
-        standing = standing[: max(1, len(rounds[0]) // config.keep_one_of**index)] if rounds else []
-        parents = [networks[number][0] for number in standing]
-        entering = first_alone(partial(_entering, finder, judge.seed, out, index, parents, networks))
-        standing += range(len(networks), len(networks) + len(entering))
-        networks += entering
-        tasks = {n: (*networks[n], epochs, out / f"{n:03d}" / f"round{index}") for n in standing}
-        entries = _judged(judge, tasks)
-        standing = sorted(standing, key=lambda n: (not entries[n].meets(target_ms), -entries[n].score))
-        rounds.append(tuple(entries[n] for n in standing))
+    for index, epochs in enumerate([*config.epochs[:1] * (1 + generations), *config.epochs[1:]]):
+        if rounds:
+            standing = standing[: max(1, len(rounds[0]) // config.keep_one_of ** max(1, index - generations))]
+        if index <= generations:
+            parents = [networks[number][0] for number in standing]
+            entering = first_alone(partial(_entering, finder, judge.seed, out, index, parents, networks))
+            standing += range(len(networks), len(networks) + len(entering))
+            networks += entering
+        new = [number for number in standing if (number, epochs) not in entries]
+        tasks = {number: (*networks[number], epochs, out / f"{number:03d}" / f"epochs{epochs}") for number in new}
+        entries |= {(number, epochs): entry for number, entry in _judged(judge, tasks).items()}
+        of_round = {number: entries[number, epochs] for number in standing}
+        standing = sorted(standing, key=lambda n: (not of_round[n].meets(target_ms), -of_round[n].score))
+        rounds.append(tuple(of_round[number] for number in standing))
     return Race(tuple(rounds))
 
 

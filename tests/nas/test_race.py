@@ -14,8 +14,8 @@ SPACE = MacroSpace(
     segmentation_stride=(8,), segmentation_widths=((2, 4, 8), (4, 4, 4)), output_stride=(1,), cell_nodes=(1, 2),
     quality_stride=(8,), quality_widths=((4, 4),),
 )  # fmt: skip
-CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, neighbours=0, drawn=1, climb=0, draws=200, band=0.5)
-WITH_NEIGHBOURS = replace(CONFIG, candidates=2, neighbours=2)
+CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, generations=0, drawn=1, climb=0, draws=200, band=0.5)
+WITH_NEIGHBOURS = replace(CONFIG, candidates=2, generations=2, neighbours=2)
 TRAINING = TrainConfig(batch_size=4, max_steps_per_epoch=1, precision="float32")
 TARGET_MS = 8.0
 
@@ -69,7 +69,10 @@ def with_neighbours(data, tmp_path_factory):
 
 def test_whoever_goes_on_brings_neighbours_within_the_band(with_neighbours):
     found, out = with_neighbours
-    assert [len(entries) for entries in found.rounds] == [2, 3]
+    assert [len(entries) for entries in found.rounds] == [2, 3, 3, 1]
+    assert [entries[0].epochs for entries in found.rounds] == [1, 1, 1, 2]
+    assert found.winner.network == found.rounds[2][0].network
+    assert found.rounds[1][0] in found.rounds[2]
     left, *others = (entry.network for entry in found.rounds[0])
     joined = [entry for entry in found.rounds[1] if entry.network != left]
     assert len(joined) == 2
