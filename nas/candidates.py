@@ -44,21 +44,23 @@ class Finder:
     one_a_macro: bool = False
 
     def drawn(self, rng: np.random.Generator) -> list[Candidate]:
-        """Of many drawn ones the most promising, each improved by neighbours that promise more.
+        """The most promising chains, and of many drawn ones, each improved by neighbours that promise more.
 
         Raises:
             UsageError: none of those drawn lies in the band.
         """
         config = self.config
-        found = self._new(lambda: self.space.draw(rng), config.drawn * config.candidates, ())
-        if not found:
+        chains = _most_promising(self._chains(), config.chains)
+        count = config.candidates - len(chains)
+        found = self._new(lambda: self.space.draw(rng), config.drawn * count, chains)
+        if not chains and not found:
             raise UsageError(
                 f"none of {config.draws} networks of {len(self.space.macros)} macro configurations takes "
                 f"{1 - config.band:.0%} to 100 % of {self.target_ms:g} ms by the table; choose another target or other "
                 "`macros`."
             )
-        found = _most_promising(found, config.candidates)
-        return found if self.one_a_macro else self._improved(found, rng)
+        found = _most_promising(found, count)
+        return chains + (found if self.one_a_macro else self._improved(found, rng))
 
     def neighbours(
         self, parents: Sequence[Architecture], rng: np.random.Generator, known: Sequence[Candidate]
@@ -83,6 +85,17 @@ class Finder:
                     found.append((network, cost_ms))
                 if len(found) == count:
                     break
+        return found
+
+    def _chains(self) -> list[Candidate]:
+        if self.one_a_macro or not self.config.chains:
+            return []
+        with self.show("price chains of convolutions", len(self.space.chains), 0) as advance:
+            found: list[Candidate] = []
+            for network in self.space.chains:
+                advance(note=f"{len(found)} found")
+                if (cost_ms := self._fitting_ms(network)) is not None:
+                    found.append((network, cost_ms))
         return found
 
     def _improved(self, found: list[Candidate], rng: np.random.Generator) -> list[Candidate]:

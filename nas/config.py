@@ -192,11 +192,12 @@ class RaceConfig:
     )
     candidates: int = 12  # of the first round
     epochs: tuple[int, ...] = (9, 27)  # of the segmentation's training, or of the supernet's search, in each round
-    generations: int = 3  # so often the first round is repeated with the better networks and their neighbours
+    generations: int = 1  # so often the first round is repeated with the better networks and their neighbours
     quality_share: float = 0.5  # epochs of the quality phase for one of the segmentation
     keep_one_of: int = 3  # so many of the first round's candidates in a generation and in the second round, ...
     neighbours: int = 2  # of each of these, which join it for a generation: one choice changed, within the band
-    drawn: int = 12  # so many for each candidate of the first round, of which the most promising ones are kept
+    chains: int = 6  # of the candidates, at most: cells that are a chain of convolutions, the most promising ones
+    drawn: int = 12  # so many for each other candidate of the first round, of which the most promising ones are kept
     climb: int = 30  # tries to find each of these a neighbour that promises more, one after the other
     draws: int = 3000  # at most, to find those that are drawn, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
@@ -205,7 +206,7 @@ class RaceConfig:
 
     def __post_init__(self) -> None:
         _positive("race", self, "candidates", "drawn", "draws", "band", "quality_share")
-        _not_negative("race", self, "quality_weight", "generations", "neighbours", "climb")
+        _not_negative("race", self, "quality_weight", "generations", "neighbours", "chains", "climb")
         if not self.epochs or min(self.epochs) < 1 or self.keep_one_of < 2:
             raise InputError(
                 f"race: epochs is {list(self.epochs)} and keep_one_of {self.keep_one_of}; expected rounds of at least "

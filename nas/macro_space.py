@@ -78,6 +78,11 @@ class MacroSpace:
         return [self.draw(rng) for _ in range(count)]
 
     @cached_property
+    def chains(self) -> tuple[Architecture, ...]:
+        """What a hand would try: in each macro configuration cells that are a chain of convolutions, plain skips."""
+        return tuple(Architecture(macro, {cell: _chain(cell, macro) for cell in CELL_TYPES}) for macro in self.macros)
+
+    @cached_property
     def macros(self) -> tuple[Macro, ...]:
         """The combinations that are macro configurations, in order."""
         names = [field.name for field in fields(self)]
@@ -91,6 +96,20 @@ def _macro(values: dict[str, object]) -> Macro | None:
         return Macro(**values)  # type: ignore[arg-type]  # as MacroSpace declares them
     except InputError:
         return None
+
+
+def _chain(cell_type: CellType, macro: Macro) -> tuple[str, ...]:
+    """The first node from the last source by a convolution, and where there is a skip, from that; others from nodes."""
+    edges = cell_edges(cell_type, macro.cell_nodes)
+    first = [edge for edge in edges if edge.node == 0]
+    convolutions = {"down": "down_conv", "up": "up_conv", "normal": "conv"}
+
+    def primitive(edge: Edge) -> str:
+        if edge.source == len(first) - 1 + edge.node:
+            return convolutions[edge.kind]
+        return "identity" if cell_type == "up" and edge in first else ZERO
+
+    return tuple(primitive(edge) for edge in edges)
 
 
 def _drawn_cell(

@@ -11,7 +11,7 @@ from nas.distributed import silent
 from nas.macro_space import MacroSpace
 from tests.nas.test_race import SPACE, TARGET_MS, price
 
-CONFIG = RaceConfig(candidates=3, drawn=8, climb=0, neighbours=2, draws=300, band=0.5)
+CONFIG = RaceConfig(candidates=3, chains=0, drawn=8, climb=0, neighbours=2, draws=300, band=0.5)
 FINDER = Finder(SPACE, TARGET_MS, CONFIG, price, silent)
 
 
@@ -50,6 +50,18 @@ def test_climbing_finds_neighbours_that_promise_more_at_the_same_distance_within
     assert [n.macro.logit_stride for n, _ in after] == [n.macro.logit_stride for n, _ in before]
     assert all(price(network) == cost_ms for network, cost_ms in after)
     assert len({str(network) for network, _ in after}) == 3
+
+
+@pytest.mark.usefixtures("dear_ones_promise_most")
+def test_chains_of_the_band_come_first_and_the_rest_is_drawn():
+    space = replace(SPACE, segmentation_widths=(*SPACE.segmentation_widths, (4, 8, 8)), cell_nodes=(1,))
+    (price_of_a_chain,) = {price(network) for network in space.chains}
+    finder = replace(FINDER, space=space, config=replace(CONFIG, chains=2, drawn=1))
+    found = drawn(finder)
+    assert [network in space.chains for network, _ in found] == [True, True, False]
+    assert [cost_ms for _, cost_ms in found[:2]] == [price_of_a_chain] * 2
+    below = replace(finder, target_ms=price_of_a_chain - 0.5)
+    assert not [network for network, _ in drawn(below) if network in space.chains]
 
 
 def test_where_macro_configurations_stand_each_is_another_and_none_has_neighbours():

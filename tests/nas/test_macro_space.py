@@ -72,6 +72,18 @@ def test_a_mutated_network_differs_in_one_choice_and_every_choice_is_reached():
     assert sum(changed[name] for name in macros) / 600 == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_chain_of_each_macro_configuration():
+    chains = SMALL.chains
+    assert [network.macro for network in chains] == list(SMALL.macros)
+    cells = next(network.choices for network in chains if network.macro.cell_nodes == 2)
+    assert cells == {
+        "down": (ZERO, "down_conv", ZERO, ZERO, "conv"),
+        "up": ("identity", "up_conv", ZERO, ZERO, "conv"),
+        "contracting": ("down_conv", ZERO, "conv"),
+        "non_scaling": ("conv", ZERO, "conv"),
+    }
+
+
 def test_a_macro_configuration_without_neighbours_is_kept():
     only = replace(SMALL, segmentation_stride=(4,), output_stride=(1,), quality_stride=(8,))
     parent = only.sample(1)[0]

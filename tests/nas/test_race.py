@@ -14,7 +14,9 @@ SPACE = MacroSpace(
     segmentation_stride=(8,), segmentation_widths=((2, 4, 8), (4, 4, 4)), output_stride=(1,), cell_nodes=(1, 2),
     quality_stride=(8,), quality_widths=((4, 4),),
 )  # fmt: skip
-CONFIG = RaceConfig(candidates=4, epochs=(1, 2), keep_one_of=2, generations=0, drawn=1, climb=0, draws=200, band=0.5)
+CONFIG = RaceConfig(
+    candidates=4, epochs=(1, 2), keep_one_of=2, generations=0, chains=0, drawn=1, climb=0, draws=200, band=0.5
+)
 WITH_NEIGHBOURS = replace(CONFIG, candidates=2, generations=2, neighbours=2)
 TRAINING = TrainConfig(batch_size=4, max_steps_per_epoch=1, precision="float32")
 TARGET_MS = 8.0
