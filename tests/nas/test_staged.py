@@ -147,7 +147,7 @@ def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(
     drawn = {read_architecture(folder / f"{index:03d}.json").macro for index in range(2)}
     assert {entry.network.macro for entry in found.race.rounds[0]} <= drawn
     last = found.race.rounds[-1][0]
-    searched = [path for path in folder.glob("*/round1/architecture.json") if read_architecture(path) == last.network]
+    searched = [path for path in folder.glob(f"*/epochs{last.epochs}/architecture.json") if read_architecture(path) == last.network]
     assert len(searched) == 1
     assert last.predicted_ms == pytest.approx(price(last.network))
     assert (folder / "raced/weights.safetensors").exists()
