@@ -147,8 +147,8 @@ def test_supernets_may_race_and_what_they_derive_is_trained_like_every_finalist(
     drawn = {read_architecture(folder / f"{index:03d}.json").macro for index in range(2)}
     assert {entry.network.macro for entry in found.race.rounds[0]} <= drawn
     last = found.race.rounds[-1][0]
-    searched = [path for path in folder.glob(f"*/epochs{last.epochs}/architecture.json") if read_architecture(path) == last.network]
-    assert len(searched) == 1
+    found_here = [read_architecture(path) for path in folder.glob(f"*/epochs{last.epochs}/architecture.json")]
+    assert found_here.count(last.network) == 1
     assert last.predicted_ms == pytest.approx(price(last.network))
     assert (folder / "raced/weights.safetensors").exists()
     assert found.architecture == last.network
