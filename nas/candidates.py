@@ -50,7 +50,7 @@ class Finder:
             UsageError: none of those drawn lies in the band.
         """
         config = self.config
-        chains = _most_promising(self._chains(), config.chains)
+        chains = _most_promising(self._chains(), min(config.chains, config.candidates))
         count = config.candidates - len(chains)
         found = self._new(lambda: self.space.draw(rng), config.drawn * count, chains)
         if not chains and not found:

@@ -185,7 +185,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """How macro configurations race before a search (`nas.race`); needs a target. One round is a random search."""
+    """How macro configurations race before a search (`nas.race`); needs a target.
+
+    A random search is one round of networks as they are drawn: no `generations`, `chains` and `climb`, `drawn` of 1.
+    """
 
     racers: Literal["networks", "supernets"] = (
         "networks"  # trained as they are, or the supernets of their configurations

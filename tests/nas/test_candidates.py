@@ -64,6 +64,12 @@ def test_chains_of_the_band_come_first_and_the_rest_is_drawn():
     assert not [network for network, _ in drawn(below) if network in space.chains]
 
 
+def test_there_are_no_more_chains_than_candidates():
+    space = replace(SPACE, cell_nodes=(1,))
+    found = drawn(replace(FINDER, space=space, config=replace(CONFIG, candidates=1, chains=2)))
+    assert [network in space.chains for network, _ in found] == [True]
+
+
 def test_where_macro_configurations_stand_each_is_another_and_none_has_neighbours():
     space = replace(SPACE, segmentation_widths=((2, 4, 8), (4, 4, 4), (4, 8, 8), (2, 2, 2)))
     finder = replace(FINDER, space=space, one_a_macro=True, config=replace(CONFIG, drawn=1, climb=40))
