@@ -2,8 +2,8 @@
 
 Of 19 networks that trained for 27 epochs or more on CAMUS, at 1.4 to 3.9 ms, it ranks the Dice with a correlation of
 0.96 (depth alone 0.87, MACs 0.5, parameters 0.4, activations 0.3); of five sets of 9 to 18 candidates of races, after 3
-and 9 epochs, with 0.58 to 0.87 (LOG, 2026-11-27; the formula was chosen by these networks), of 28 that came after
-with 0.61 (`benchmarks/promise.py`). It is for networks of one resolution: those of input stride 8 keep less than they promise.
+and 9 epochs, with 0.58 to 0.87; it was chosen by these networks. Of 28 that came after, 0.61 (`benchmarks/promise.py`;
+LOG, 2026-11-27). It is for networks of one resolution: those of input stride 8 keep less than they promise.
 """
 
 from __future__ import annotations
