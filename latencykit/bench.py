@@ -22,7 +22,7 @@ from typing import Any
 
 from latencykit.errors import InputError, LatencyKitError, UnfitError
 from latencykit.kernels import Kernel, KernelInput, kernel_model
-from latencykit.measurement import Measurement, Protocol
+from latencykit.measurement import Measurement, Protocol, best_state_us
 from latencykit.runtime import Setting
 from latencykit.topology import check_threads
 from latencykit.worker import SENTINEL_PROTOCOL, Item, Job, job_to_json
@@ -51,7 +51,7 @@ SENTINEL = Kernel(
 )
 """In the standard layout, so that it is the same on every instruction set; short, so that exchange counts."""
 STEADY_PCT = 10.0
-"""Above the fastest sentinel; its noise stays within 9 %, and the states seen lie 12 % and more apart."""
+"""Above the sentinel in the best state; its noise stays within 9 %, and the states seen lie 12 % and more apart."""
 UNSTEADY = (
     "the sentinel kept changing: this machine's processors were busy or moved meanwhile; stop other programs, run again"
 )
@@ -197,9 +197,8 @@ def _wait_for(limit_us: float, job: Job) -> float:
 
 def steady_limit_us(samples: Iterable[Sample], reference_us: float | None = None) -> float:
     """The slowest sentinel of a steady sample; infinite where no sentinel is known."""
-    seen = [figure for sample in samples for figure in sample.sentinel_us]
-    fastest_us = min([*seen, *([reference_us] if reference_us else [])], default=math.inf)
-    return fastest_us * (1 + STEADY_PCT / 100)
+    best_us = best_state_us(figure for sample in samples for figure in sample.sentinel_us)
+    return min(best_us, reference_us or math.inf) * (1 + STEADY_PCT / 100)
 
 
 def steadiest(samples: Iterable[Sample]) -> dict[tuple[str, int], Sample]:

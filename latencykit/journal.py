@@ -19,7 +19,7 @@ from latencykit.bench import ATTEMPTS, TAKEN_AGAIN, Sample, measure_items
 from latencykit.errors import InputError, NotComparableError
 from latencykit.files import TEMPORARY, write_text
 from latencykit.host import CpuFacts
-from latencykit.measurement import Protocol
+from latencykit.measurement import Protocol, best_state_us
 from latencykit.runtime import Setting
 from latencykit.schema import to_json
 from latencykit.worker import Item
@@ -182,7 +182,7 @@ def _measured(
 ) -> Iterator[Sample]:
     """What the journal lacks of these items, written to it as it comes."""
     before = journal.samples(setting)
-    best_us = min([*(us for s in before for us in s.sentinel_us), reference_us or math.inf], default=math.inf)
+    best_us = min(best_state_us(us for sample in before for us in sample.sentinel_us), reference_us or math.inf)
     names = {item.id for item in items}
     known = [sample for sample in before if sample.id in names]
     reference_us = best_us if math.isfinite(best_us) else None

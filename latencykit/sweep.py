@@ -22,7 +22,7 @@ from latencykit.journal import Journal, measure_batches
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx, network_onnx
-from latencykit.measurement import Protocol
+from latencykit.measurement import Protocol, best_state_us
 from latencykit.runtime import Setting, runtime_versions
 from latencykit.schema import to_json
 from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
@@ -269,9 +269,9 @@ def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
 
 
 def _check_sentinel(setting: Setting, reference_us: float | None, journal: Journal) -> None:
-    before = [figure for sample in journal.samples(setting) for figure in sample.sentinel_us]
-    before_us = min([*before, *([reference_us] if reference_us else [])], default=None)
-    if before_us is None:
+    journal_us = best_state_us(figure for sample in journal.samples(setting) for figure in sample.sentinel_us)
+    before_us = min(journal_us, reference_us or math.inf)
+    if not math.isfinite(before_us):
         return
     now_us = sentinel_us(setting, before_us)
     change_pct = 100 * (now_us / before_us - 1)

@@ -19,7 +19,7 @@ from latencykit.host import CpuFacts
 from latencykit.kernels import MAX_TEXT, Kernel
 from latencykit.keys import Edge, Key, Level, Primitive, key_id, key_level
 from latencykit.macro import Macro
-from latencykit.measurement import LONGEST_US, Measurement
+from latencykit.measurement import LONGEST_US, Measurement, best_state_us
 from latencykit.runtime import Setting
 
 if TYPE_CHECKING:
@@ -229,9 +229,9 @@ class Table:
         return self.has(setting, Edge(macro, None, 0, "", pace_hz))
 
     def reference_us(self, setting: Setting) -> float | None:
-        """What the sentinel took at its best."""
+        """What the sentinel took in the machine's best state; None where it was not timed."""
         seen = [median for s in self.sentinels if s.setting == setting for median in s.medians_us]
-        return min(seen, default=None)
+        return best_state_us(seen) if seen else None
 
     @property
     def settings(self) -> tuple[Setting, ...]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latencykit.errors import InputError, UsageError
-from latencykit.measurement import Measurement, Protocol
+from latencykit.measurement import Measurement, Protocol, best_state_us
 
 microseconds = st.floats(0.01, 1e7)
 measurements = st.lists(st.lists(microseconds, min_size=1, max_size=12), min_size=1, max_size=5).map(
@@ -37,6 +37,14 @@ def test_a_sample_that_is_no_positive_number_is_refused(value: float):
 def test_a_protocol_that_measures_nothing_is_refused(change):
     with pytest.raises(UsageError, match=next(iter(change))):
         Protocol(**change)
+
+
+def test_the_best_state_is_not_a_moment_s_boost():
+    assert best_state_us([]) == math.inf
+    assert best_state_us([50.0, 70.0]) == 50.0
+    steady = [100.0 + number % 3 for number in range(97)]
+    assert best_state_us([*steady, 80.0, 81.0, 82.0]) == 100.0
+    assert best_state_us([*steady, *[80.0] * 6]) == 80.0
 
 
 def test_one_sample_is_its_own_median_and_interval():

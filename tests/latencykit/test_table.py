@@ -269,7 +269,7 @@ def test_what_a_table_has_is_found_by_name_setting_and_rhythm(table: Table):
     assert [whole.has_edges(*one) for one in asked] == [True, False, False, False]
 
 
-def test_the_reference_is_the_fastest_sentinel_of_a_setting(table: Table):
+def test_the_reference_is_the_best_state_of_a_setting(table: Table):
     more = table.with_rows([], [Sentinel(ONE, (98.5, 120.0)), Sentinel(TWO, (70.0,))])
     assert (more.reference_us(ONE), more.reference_us(TWO), table.reference_us(TWO)) == (98.5, 70.0, None)
 
