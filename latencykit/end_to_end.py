@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latencykit.bench import (
-    ATTEMPTS,
     NETWORK_PROTOCOL,
     UNSTEADY,
     collect,
@@ -24,6 +23,8 @@ from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.worker import Item
 
+ATTEMPTS = 3
+"""Fewer than a build's: a paced process takes four seconds, in which a restless machine is seldom steady throughout."""
 PACED_SAMPLES = 120
 """Calls in a paced process: four seconds at 30 a second."""
 

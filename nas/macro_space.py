@@ -34,7 +34,14 @@ class MacroSpace:
     """
 
     segmentation_stride: tuple[int, ...] = (1, 2, 4, 8)
-    segmentation_widths: Widths = ((4, 8, 16, 32), (8, 16, 32), (8, 16, 32, 64), (16, 16, 32, 64), (16, 32, 64))
+    segmentation_widths: Widths = (
+        (4, 8, 16, 32),
+        (8, 16, 32),
+        (8, 16, 32, 64),
+        (16, 16, 32, 64),
+        (16, 32, 64),
+        (16, 32, 64, 128),
+    )
     output_stride: tuple[int, ...] = (1, 2)
     cell_nodes: tuple[int, ...] = (1, 2, 3)
     quality_stride: tuple[int, ...] = (4, 8)

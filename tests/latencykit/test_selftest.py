@@ -82,7 +82,7 @@ def test_a_self_test_that_fails_is_code_8_and_names_the_doctor(tool: Tool, tmp_p
     code, out, err = tool("--pairs", 4)
     assert code == 8
     assert "SAME 100 %, planted +5 % found 0 %, planted +10 % found 0 %" in out
-    assert "at least 80 % expected: stop other programs and run `latencykit doctor`" in err
+    assert "found: 0 of 4, at least 80 % expected: stop other programs and run `latencykit doctor`" in err
     code, out, _ = tool("--pairs", 4, "--json")
     data = json.loads(out)
     assert (code, data["passed"], data["same_pct"], data["slowdown_found_pct"]) == (8, False, 100, 0)
