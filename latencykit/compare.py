@@ -141,7 +141,9 @@ def _warnings(a: Table, b: Table, drifts: tuple[Drift, ...], margin_pct: float) 
     facts = [(name, getattr(a.cpu, name), getattr(b.cpu, name)) for name in names]
     if changed := [f"{name} {mine!r} to {theirs!r}" for name, mine, theirs in facts if mine != theirs]:
         found.append(f"the machine was set up otherwise: {', '.join(changed)}")
-    moved = [drift for drift in drifts if abs(np.log(drift.median_ratio)) >= np.log1p(margin_pct / 100) / 2]
+    same = all(getattr(a.cpu, name) == getattr(b.cpu, name) for name in MACHINE_FACTS)
+    least = np.log1p(margin_pct / 100) / 2
+    moved = [drift for drift in drifts if same and abs(np.log(drift.median_ratio)) >= least]
     found += [
         f"at {drift.setting} the rows moved together, by {100 * (drift.median_ratio - 1):+.1f} % in the middle: first "
         "suspect the machine; run `latencykit doctor` and build both tables in one sitting"

@@ -20,7 +20,7 @@ TABLE_WIDTH = 190
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 threads_option = click.option(
-    "--threads", default=4, show_default=True, type=int, help="Threads, the calling one included."
+    "--threads", default=4, show_default=True, type=click.IntRange(min=1), help="Threads, the calling one included."
 )
 
 

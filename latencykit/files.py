@@ -85,7 +85,8 @@ def read_bytes(path: Path, max_bytes: int, *, follow: bool = True) -> bytes:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InputError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}.") from error
     if len(data) != status.st_size:
         raise InputError(f"{path} gave {len(data)} bytes, expected {status.st_size}: it was changed while it was read.")
     return data

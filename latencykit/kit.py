@@ -89,7 +89,7 @@ def read_models(folder: Path) -> dict[str, bytes]:
     """
     paths = sorted(folder.glob("*.onnx"))
     if not paths:
-        raise InputError(f"{folder} holds no *.onnx; expected a folder of models.")
+        raise InputError(f"{folder} is no folder that holds *.onnx; expected a folder of models.")
     models = {path.name: open_outside(path, "kernels", Setting(threads=1, pinned=False)).model for path in paths}
     names: dict[str, str] = {}
     for name, content in models.items():

@@ -98,7 +98,9 @@ def read_result(path: Path, outlines: Outlines) -> Result:
     files = read_archive(path, MAX_TOTAL_BYTES, MAX_FILES)
     require_manifest(files)
     if missing := sorted({PLAN, TABLE, SAMPLES, VALIDATION} - files.keys()):
-        raise InputError(f"it holds no {missing[0]}.")
+        raise InputError(
+            f"it holds no {missing[0]}; expected the result.zip that a kit's run.py wrote, not the kit itself."
+        )
     plan, table = _plan(files[PLAN]), _table(files[TABLE])
     unseen = plan.unseen_networks()
     samples = _samples(files[SAMPLES], plan, table)

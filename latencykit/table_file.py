@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,15 @@ def save_table(table: Table, path: Path) -> None:
     write_text(path, head + "\n}\n")
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path | str) -> Table:
     """Read a table of this schema or an older one.
 
     Raises:
         InputError: not a table, a newer schema, or a checksum that does not fit its content.
     """
+    path = Path(path)
+    if not os.path.exists(path):  # and no error where a folder on the way is closed
+        raise InputError(f"{path} does not exist; measure this machine's: latencykit build --out {path} --threads N.")
     data = read_json(path, MAX_TABLE_BYTES)
     schema = data.get("schema") if isinstance(data, dict) else None
     if isinstance(schema, int) and schema > TABLE_SCHEMA:

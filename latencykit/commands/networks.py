@@ -16,6 +16,7 @@ from latencykit.end_to_end import background_load, measure_models
 from latencykit.errors import MissingRowError, UsageError
 from latencykit.figures import figure_format, prediction_figure, save_figure
 from latencykit.files import write_bytes
+from latencykit.instructions import used_cpu
 from latencykit.lowering import graph_to_onnx
 from latencykit.outside import open_outside
 from latencykit.predict import predict_kernels
@@ -113,6 +114,8 @@ def predict_command(
             "a raw kernel sum: this table is not calibrated against whole networks; complete it: latencykit build "
             f"--out {table} --threads {threads}"
         )
+    if (there := loaded.cpu.model) != (here := used_cpu().model):
+        warnings.append(f"what it takes on {there}, the table's CPU; this one is {here}")
     if prediction.coverage_pct < 100:
         warnings.append(
             f"{100 - prediction.coverage_pct:.0f} % of the kernels' runs are interpolated; measure them: latencykit "

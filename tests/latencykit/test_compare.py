@@ -132,6 +132,8 @@ def test_a_drift_of_all_rows_is_told_beside_the_sentinel_s_and_stays_in_the_rows
     assert found.counts["SLOWER"] == len(KEYS)
     assert re.search(r"moved together, by \+[78]\.\d % in the middle", found.warnings[0])
     assert compare(noisy_table(1), dataclasses.replace(b, sentinels=())).drifts[0].sentinel_ratio is None
+    elsewhere = dataclasses.replace(b, cpu=dataclasses.replace(b.cpu, model="Elsewhere 9"))
+    assert not re.search("moved together", " ".join(compare(noisy_table(1), elsewhere, force=True).warnings))
 
 
 def test_verdicts_survive_the_file(tmp_path: Path):

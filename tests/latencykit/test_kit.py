@@ -76,7 +76,7 @@ def test_a_bad_model_is_refused_by_name(tmp_path: Path, tiny_network: bytes):
 
 
 def test_a_folder_without_models_and_a_model_twice_are_refused(tmp_path: Path, tiny_network: bytes):
-    with pytest.raises(InputError, match=r"holds no \*\.onnx"):
+    with pytest.raises(InputError, match=r"no folder that holds \*\.onnx"):
         read_models(tmp_path)
     for name in ("a.onnx", "b.onnx"):
         (tmp_path / name).write_bytes(tiny_network)

@@ -219,6 +219,11 @@ def test_bytes_that_are_no_text_and_files_that_are_none_are_refused(tmp_path: Pa
             load_table(path)
 
 
+def test_a_table_that_is_not_there_names_the_command_that_makes_one_also_where_its_path_is_a_string(tmp_path: Path):
+    with pytest.raises(InputError, match=r"absent\.json does not exist; .*latencykit build --out"):
+        load_table(str(tmp_path / "absent.json"))
+
+
 def frozen() -> dict[str, Any]:
     found = json.loads(FROZEN.read_text())
     assert isinstance(found, dict)
