@@ -8,6 +8,7 @@ many frames, and the seed lie in a file that is committed before anything is tra
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latencykit.errors import InputError
-from latencykit.schema import decode
+from latencykit.schema import decode, to_json
 from nas.augment import moved
 from nas.data import Dataset
 from nas.randomness import Stream, torch_generator
@@ -120,7 +121,10 @@ def bad_frames(dataset: Dataset, degradations: Degradations, kinds: Sequence[Kin
         image, mask = degrade(image, mask, kind, severity, generator)
         images[place] = (255 * image[0]).round().to(torch.uint8).numpy()
         masks[place] = mask[0, 0].to(torch.uint8).numpy()
-    return replace(dataset, images=images, masks=masks, spacing_mm=np.ones_like(dataset.spacing_mm))
+    made_from = json.dumps({"data": dataset.sha256, "kinds": kinds, "degradations": to_json(degradations)})
+    return replace(
+        dataset, images=images, masks=masks, spacing_mm=np.ones_like(dataset.spacing_mm), made_from=made_from
+    )
 
 
 def degrade(

@@ -41,6 +41,7 @@ class Dataset:
         degraded: bool (N,), True where the frame was acquired badly. Known for the phantom only, else all False.
         frame: str (N,), 'ED', 'ES' or a frame number.
         together: groups of patients that no split may part, since they share an image.
+        made_from: how the frames were computed, and from what; empty where they were read. A subset's is empty.
 
     Raises:
         InputError: a shape, type or value is off, a patient (or a group in `together`) lies in two splits, or there
@@ -56,6 +57,7 @@ class Dataset:
     degraded: npt.NDArray[np.bool_]
     frame: npt.NDArray[np.str_]
     together: tuple[tuple[str, ...], ...] = field(default=())
+    made_from: str = ""
 
     def __post_init__(self) -> None:
         count = self.images.shape[0] if self.images.ndim else 0
@@ -172,7 +174,12 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of everything but the name: the same frames in the same order give the same hash on any machine."""
+        """Hash of everything but the name: the same frames in the same order give the same hash on any machine.
+
+        Of how they were computed where they were: what is rounded to grey levels differs in places between CPUs.
+        """
+        if self.made_from:
+            return hashlib.sha256(self.made_from.encode()).hexdigest()
         digest = hashlib.sha256()
         arrays = (self.images, self.masks, self.spacing_mm.astype("<f4"), self.degraded)
         labels = [self.patients.tolist(), self.splits.tolist(), self.frame.tolist(), self.together]

@@ -125,6 +125,26 @@ def test_bad_frames_are_the_same_every_time_and_of_all_kinds_alike():
     assert not np.array_equal(bad.images, bad_frames(good, replace(frozen, seed=1), ("gain", "depth")).images)
 
 
+def test_bad_frames_are_known_by_how_they_were_made_since_another_cpu_rounds_otherwise(monkeypatch):
+    good, frozen = load_phantom(patients=2, frames_per_patient=1), load_degradations()
+    found = bad_frames(good, frozen, ("gain", "depth"))
+    others = [
+        good,
+        bad_frames(good, frozen, ("gain",)),
+        bad_frames(good, replace(frozen, seed=1), ("gain", "depth")),
+        bad_frames(good.subset([0]), frozen, ("gain", "depth")),
+        found.subset([0]),
+        found.subset([1]),
+    ]
+    assert len({found.sha256, *(other.sha256 for other in others)}) == 1 + len(others)
+
+    def rounded_otherwise(images: Tensor, masks: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        return (images + 1e-3).clamp(max=1), masks
+
+    monkeypatch.setattr("nas.degradations.degrade", rounded_otherwise)
+    assert bad_frames(good, frozen, ("gain", "depth")).sha256 == found.sha256
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
