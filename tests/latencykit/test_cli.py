@@ -222,10 +222,12 @@ def test_a_validation_against_the_table_of_another_cpu_is_code_4(tool: Tool, tab
     assert "Another CPU" in ended.err
 
 
-def test_the_table_of_another_cpu_predicts_what_runs_the_same_kernels(tool: Tool, table: Path, model: Path):
+def test_the_table_of_another_cpu_predicts_what_runs_the_same_kernels_and_says_whose(tool, table: Path, model: Path):
     here = tool("predict", table, model, "--threads", 1, "--json").data
+    mine = load_table(table).cpu.model
     altered(table, model="Another CPU", physical_cores=64)
-    assert tool("predict", table, model, "--threads", 1, "--json").data == here
+    warnings = [f"what it takes on Another CPU, the table's CPU; this one is {mine}"]
+    assert tool("predict", table, model, "--threads", 1, "--json").data == here | {"warnings": warnings}
 
 
 def test_the_table_of_another_instruction_set_is_code_4_unless_it_brought_the_model_along(

@@ -264,13 +264,6 @@ def test_a_table_that_is_not_calibrated_says_so_and_how_to_complete_it(tool: Too
     assert f"not calibrated against whole networks; complete it: latencykit build --out {table} --threads 1" in warning
 
 
-def test_a_prediction_from_another_cpu_s_table_says_whose_latency_it_is(tool: Tool, table: Path, model: Path):
-    loaded = load_table(table)
-    save_table(dataclasses.replace(loaded, cpu=dataclasses.replace(loaded.cpu, model="Elsewhere 9")), table)
-    (warning,) = tool("predict", table, model, "--threads", 1, "--json").data["warnings"]
-    assert warning == f"what it takes on Elsewhere 9, the table's CPU; this one is {loaded.cpu.model}"
-
-
 def test_an_architecture_file_is_predicted_like_its_model(tool: Tool, table: Path, space: Path, tmp_path: Path):
     tool("sample", "--seed", 7, "--count", 1, "--out", tmp_path / "s", "--macro", space)
     by_suffix = [
