@@ -182,11 +182,11 @@ def _limits(axes: Axes, points: Sequence[ParetoPoint]) -> None:
 
 
 def _ticks(left: float, right: float) -> list[float]:
-    """1, 2, 5 of each decade within the limits, tenths where that leaves fewer than two."""
+    """1, 2, 5 of each decade within the limits; all digits, then tenths where that leaves fewer than three."""
     decades = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
     for digits in ((1, 2, 5), tuple(range(1, 10)), tuple(d / 10 for d in range(10, 100))):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-        if len(inside := [tick for tick in ticks if left <= tick <= right]) > 1:
+        if len(inside := [tick for tick in ticks if left <= tick <= right]) > 2:
             break
     return inside
 
