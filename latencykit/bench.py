@@ -33,8 +33,8 @@ NETWORK_PROTOCOL = Protocol(samples=240, block_us=0, warmup_ms=50, processes=3)
 VALIDATION_PROTOCOL = Protocol(samples=20, block_us=0, warmup_ms=15, processes=4, rounds=5)
 """Networks that a table is put to the test with; an even number of processes, whose halves give the repeatability."""
 
-PACED_VALIDATION_SAMPLES = 7
-"""Of a process that validates at a rhythm, as of one that calibrates: processes differ more than calls."""
+PACED_VALIDATION_SAMPLES = 15
+"""Of a process that validates at a rhythm: twice a calibration's, since each network counts by itself."""
 
 SENTINEL_ID = "sentinel"
 SENTINEL = Kernel(

@@ -57,7 +57,7 @@ class NetworkTiming:
     Attributes:
         setting, pace_hz: how it was called; None is back to back.
         network: id of the table's network.
-        medians_us: of each fresh process, the first decile of its calls (the median in tables of before 2026-11-26).
+        medians_us: of each fresh process, what it says of a call (`Measurement.process_figures_us`).
     """
 
     setting: Setting

@@ -20,7 +20,7 @@ from latencykit.sample import sample_architectures
 from latencykit.schema import parse_json, to_json
 from latencykit.space import Architecture
 
-KIT_FORMAT = 5
+KIT_FORMAT = 6
 """Raised where files of a kit or result change, the same seeds draw other networks (tested), or fits change."""
 MANIFEST, PLAN = "MANIFEST", "plan.json"
 TABLE, SAMPLES, VALIDATION, GRAPHS = "table.json", "samples.json", "validation.json", "optimised"
@@ -100,7 +100,9 @@ class KitPlan:
 def require_format(found: object) -> None:
     """Raise `InputError` for a kit or result of another format."""
     if type(found) is not int or found != KIT_FORMAT:
-        raise InputError(f"it is of kit format {str(found)[:20]}, this version reads {KIT_FORMAT}; update latencykit.")
+        older = type(found) is int and found < KIT_FORMAT
+        remedy = "make and run the kit anew: latencykit kit make" if older else "update latencykit"
+        raise InputError(f"it is of kit format {str(found)[:20]}, this version reads {KIT_FORMAT}; {remedy}.")
 
 
 def plan_to_bytes(plan: KitPlan) -> bytes:

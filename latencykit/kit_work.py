@@ -107,7 +107,7 @@ def timings_json(work: Work, settings: Sequence[Setting], table: Table, journal:
         limit_us = steady_limit_us(best.values(), table.reference_us(setting))
         measured = collect(journal.samples(setting))
         unsteady = Counter(sample.id for sample in best.values() if sample.state_us > limit_us)
-        medians_us = {n.id: measured[n.id].process_deciles_us for n in (*work.validation, *work.brought)}
+        medians_us = {n.id: measured[n.id].process_figures_us(None) for n in (*work.validation, *work.brought)}
         affinity = sorted({sample.affinity for sample in best.values()})
         part = {"affinity": affinity, "unsteady": unsteady, "medians_us": medians_us}
         found.append({"setting": to_json(setting), **part})

@@ -133,13 +133,15 @@ class Measurement:
         """Median of each process."""
         return tuple(float(np.median(samples)) for samples in self.samples_us)
 
-    @property
-    def process_deciles_us(self) -> tuple[float, ...]:
-        """First decile of each process: what a call takes while the machine's neighbours rest.
+    def process_figures_us(self, pace_hz: float | None) -> tuple[float, ...]:
+        """What each process says a call takes, in the rhythm that the samples were taken in.
 
-        On a busy machine it repeats up to three times as well as the median; on a quiet one they are nearly alike.
+        Back to back the first decile, a call while the machine's neighbours rest: on a busy machine it repeats up to
+        three times as well as the median, on a quiet one they are nearly alike. At a rhythm the median: every call
+        finds the clock and the caches as a pause left them, and the best of them are no caller's.
         """
-        return tuple(float(np.percentile(samples, QUIET_PERCENTILE)) for samples in self.samples_us)
+        percentile = QUIET_PERCENTILE if pace_hz is None else 50.0
+        return tuple(float(np.percentile(samples, percentile)) for samples in self.samples_us)
 
     @cached_property
     def median_us(self) -> float:

@@ -5,6 +5,8 @@ History of the schema:
 * 1 - levels `isolated` and `kernel`; `calibration` and `validation` have their place and are empty.
 * 2 - level `edge`, its macro configurations listed once; networks as this CPU runs them, their timings, the cost models
   calibrated on them, validations. Since 2 a model may have `drift_pct`, which is written where there is some.
+* 3 - what is paced is of the median call of a process. Until 2 it was of the first decile, which no caller sees: where
+  an older table is read, its paced timings, cost models, edge costs and validations are left out; `build` adds them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +36,7 @@ from latencykit.space import CellType
 from latencykit.spec import Shape, operation_from_json
 from latencykit.table import LoweredNetwork, Origin, Row, Sentinel, Table
 
-TABLE_SCHEMA = 2
+TABLE_SCHEMA = 3
 MAX_TABLE_BYTES = 100_000_000
 MAX_THREADS = 4096
 
@@ -84,7 +86,19 @@ def load_table(path: Path | str) -> Table:
     if wrong := [setting.threads for setting in file.settings if not 1 <= setting.threads <= MAX_THREADS]:
         raise InputError(f"{path}: the threads of a setting are {shown(wrong[0])}; expected 1 to {MAX_THREADS}.")
     with naming(str(path)):
-        return _table(file, path)
+        table = _table(file, path)
+    return _without_rhythms(table) if schema < 3 else table
+
+
+def _without_rhythms(table: Table) -> Table:
+    """A table of schema 1 or 2 without its paced figures."""
+    return replace(
+        table,
+        rows=tuple(row for row in table.rows if not (isinstance(row.key, Edge) and row.key.pace_hz)),
+        timings=tuple(timing for timing in table.timings if not timing.pace_hz),
+        models=tuple(model for model in table.models if not model.pace_hz),
+        validations=tuple(validation for validation in table.validations if not validation.get("pace_hz")),
+    )
 
 
 def table_checksum(table: Table) -> str:

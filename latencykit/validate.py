@@ -100,7 +100,7 @@ def validate(
 
     def figures_us(name: str) -> Floats:
         found = tuple(best[name, process].samples_us for process in range(protocol.processes))
-        return np.array(Measurement(found).process_deciles_us)
+        return np.array(Measurement(found).process_figures_us(pace_hz))
 
     as_measured = [
         predicted[name].against(f"{index:03d}", one.chosen_from, figures_us(name).tolist())

@@ -132,6 +132,7 @@ def test_a_plan_survives_its_file():
     ("changes", "why"),
     [
         ({"format": KIT_FORMAT + 1}, rf"kit format \d+, this version reads {KIT_FORMAT}; update latencykit"),
+        ({"format": KIT_FORMAT - 1}, rf"kit format \d+, this version reads {KIT_FORMAT}; make and run the kit anew"),
         ({"format": "1"}, "kit format 1"),
         ({"macros": ()}, "at least one expected"),
         ({"macros": (TINY, TINY)}, "each once"),
@@ -177,7 +178,7 @@ def test_the_networks_that_seeds_draw_are_those_of_this_format():
     timed = calibration_networks(Macro(), plan.sampled_networks)
     drawn = [*timed, *fit_architectures(Macro(), plan.fit_networks), *plan.unseen_networks()]
     digest = hashlib.sha256("".join(map(network_id, drawn)).encode()).hexdigest()
-    assert (KIT_FORMAT, digest[:16]) == (5, "906b91e6a7bc3db9")
+    assert (KIT_FORMAT, digest[:16]) == (6, "906b91e6a7bc3db9")
 
 
 def test_a_trial_takes_fewest_networks():

@@ -165,6 +165,11 @@ def test_the_median_does_not_depend_on_the_order_of_samples_or_processes(measure
 def test_the_first_decile_of_a_process_hardly_sees_its_neighbours():
     rng = np.random.default_rng(0)
     calls = 100 + np.where(rng.random((5, 20)) < 0.4, 40, rng.uniform(0, 2, (5, 20)))  # two in five are disturbed
-    found = Measurement(tuple(map(tuple, calls.tolist()))).process_deciles_us
+    found = Measurement(tuple(map(tuple, calls.tolist()))).process_figures_us(None)
     assert len(found) == 5
     assert max(found) < 102
+
+
+def test_at_a_rhythm_a_process_says_what_its_median_call_takes():
+    measured = Measurement(((3.0, 1.0, 2.0, 9.0, 4.0), (5.0, 6.0, 7.0)))
+    assert measured.process_figures_us(30.0) == (3.0, 6.0) == measured.process_medians_us

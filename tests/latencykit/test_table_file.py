@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from latencykit.baselines import Baseline
 from latencykit.edges import cost
-from latencykit.errors import InputError
+from latencykit.errors import InputError, MissingRowError
 from latencykit.kernels import CALL_OVERHEAD, Kernel
-from latencykit.keys import Primitive
+from latencykit.keys import Edge, Primitive
 from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
 from latencykit.sample import sample_architectures
@@ -26,7 +27,7 @@ from latencykit.table_file import TABLE_SCHEMA, _checksum, _content, load_table,
 from tests.latencykit.made_up import CPU, ONE, ONE_NODE, RUNTIME, TWO, ids, made_up_costs, made_up_table, whole_table
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FROZEN_1, FROZEN = FIXTURES / "table_schema1.json", FIXTURES / "table_schema2.json"
+FROZEN_1, FROZEN_2, FROZEN = (FIXTURES / f"table_schema{schema}.json" for schema in (1, 2, 3))
 CONV = Primitive((Conv(4),), ((2, 8, 8),))
 
 
@@ -156,7 +157,7 @@ def test_a_table_of_schema_1_has_no_field_of_a_later_one(field: str, tmp_path: P
         load_table(write(tmp_path / "t.json", data))
 
 
-def test_the_frozen_table_of_schema_2_loads_for_ever(tmp_path: Path):
+def test_the_frozen_table_of_schema_3_loads_for_ever():
     table = load_table(FROZEN)
     assert [setting.threads for setting in table.settings] == [1, 2]
     assert {row.origin for row in table.rows} == {"measured", "fitted", "defined"}
@@ -175,6 +176,25 @@ def test_the_frozen_table_of_schema_2_loads_for_ever(tmp_path: Path):
     costs = cost(table, ONE, ONE_NODE, pace_hz=30.0)
     assert (costs.fixed_ms, costs.residual_pct) == (3.25, 1.25)
     assert costs.total_ms(pairs[0].network) == pytest.approx(5.832677)
+
+
+def test_the_frozen_table_of_schema_2_loads_for_ever_without_what_was_paced():
+    old, new = load_table(FROZEN_2), load_table(FROZEN)
+    assert any(timing.pace_hz for timing in new.timings)
+    assert any(isinstance(row.key, Edge) and row.key.pace_hz for row in new.rows)
+    rows = tuple(row for row in new.rows if not (isinstance(row.key, Edge) and row.key.pace_hz))
+    timings = tuple(timing for timing in new.timings if not timing.pace_hz)
+    models = tuple(model for model in new.models if not model.pace_hz)
+    assert old == replace(new, rows=rows, timings=timings, models=models, path=FROZEN_2)
+    with pytest.raises(MissingRowError, match="not calibrated for 30 calls a second"):
+        predict_kernels(old, ONE, old.networks[0].kernels, pace_hz=30.0)
+
+
+def test_a_paced_validation_of_schema_2_is_left_out(tmp_path: Path):
+    data = json.loads(FROZEN_2.read_text())
+    kept = data["validations"][0]
+    data["validations"] = [kept, {**kept, "pace_hz": 30.0}]
+    assert load_table(write(tmp_path / "t.json", signed(data))).validations == (kept,)
 
 
 def test_the_frozen_table_of_this_schema_is_written_as_it_is(tmp_path: Path):

@@ -498,9 +498,8 @@ def test_a_rhythm_is_validated_in_fewer_calls():
 
 def test_networks_are_validated_with_as_many_calls_on_end_as_they_were_calibrated_with_at_one_thread():
     """Else what differs is how warm the caches are: by 2.5 % at 1 to 3 ms."""
-    calibration, paced = network_protocol(None), network_protocol(30.0)
+    calibration = network_protocol(None)
     assert calibration.samples / calibration.rounds == VALIDATION_PROTOCOL.samples / VALIDATION_PROTOCOL.rounds
-    assert (paced.samples, paced.rounds) == (PACED_VALIDATION_SAMPLES, 1)
 
 
 @pytest.mark.real_clock
