@@ -45,7 +45,7 @@ class MacroSpace:
     output_stride: tuple[int, ...] = (1, 2)
     cell_nodes: tuple[int, ...] = (1, 2, 3)
     quality_stride: tuple[int, ...] = (4, 8)
-    quality_widths: Widths = ((8, 16, 32), (16, 32), (16, 32, 64), (16, 32, 64, 128))
+    quality_widths: Widths = ((8, 16, 32), (16, 32), (16, 32, 64))
 
     def __post_init__(self) -> None:
         for field in fields(self):
