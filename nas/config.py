@@ -204,7 +204,7 @@ class RaceConfig:
     climb: int = 30  # tries to find each of these a neighbour that promises more, one after the other
     draws: int = 3000  # at most, to find those that are drawn, or a network's neighbours
     band: float = 0.15  # a candidate's predicted latency is less than the target by at most this part
-    quality_weight: float = 1.0  # of the predicted Dice's error beside the Dice, which is of the same unit
+    quality_weight: float = 1.0  # of the predicted Dice's error beside the Dice, of the same unit, in the last round
     search_cells: bool = True  # a differentiable search of the winner's cells follows; else the race alone decides
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ class Entry:
         epochs: of its segmentation's training, or of its supernet's search.
         dice: of the selection patients' frames.
         mae: of their predicted Dice; after a training, the mean of good and bad frames' errors.
-        score: Dice less the weighted error.
+        score: Dice, in the last round less the weighted error: after few epochs that says nothing of what it will be.
     """
 
     network: Architecture
@@ -112,8 +112,12 @@ class Judge:
         recipe = replace(self.training, epochs=epochs, quality_epochs=quality_epochs)
         facts = train(network, self.dataset, recipe, self.seed, out, self.show).training
         mae = (facts.mae_selection + facts.mae_selection_bad) / 2
-        score = facts.dice_selection - self.config.quality_weight * mae
-        return Entry(network, predicted_ms, epochs, facts.dice_selection, mae, score)
+        return Entry(
+            network, predicted_ms, epochs, facts.dice_selection, mae, self._score(facts.dice_selection, mae, epochs)
+        )
+
+    def _score(self, dice: float, mae: float, epochs: int) -> float:
+        return dice - (self.config.quality_weight * mae if epochs == self.config.epochs[-1] else 0.0)
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class SupernetJudge(Judge):
         last = found.history[-1]
         dice, mae = last["dice_derived"], last["mae_derived"]
         cost_ms = self.price(found.architecture)
-        return Entry(found.architecture, cost_ms, epochs, dice, mae, dice - self.config.quality_weight * mae)
+        return Entry(found.architecture, cost_ms, epochs, dice, mae, self._score(dice, mae, epochs))
 
 
 def race(space: MacroSpace, target_ms: float, judge: Judge, out: Path) -> Race:
