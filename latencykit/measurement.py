@@ -140,8 +140,9 @@ class Measurement:
         three times as well as the median, on a quiet one they are nearly alike. At a rhythm the median: every call
         finds the clock and the caches as a pause left them, and the best of them are no caller's.
         """
-        percentile = QUIET_PERCENTILE if pace_hz is None else 50.0
-        return tuple(float(np.percentile(samples, percentile)) for samples in self.samples_us)
+        if pace_hz is not None:
+            return self.process_medians_us
+        return tuple(float(np.percentile(samples, QUIET_PERCENTILE)) for samples in self.samples_us)
 
     @cached_property
     def median_us(self) -> float:

@@ -37,7 +37,7 @@ CALIBRATION_PROTOCOL = Protocol(samples=12, block_us=0, warmup_ms=15, processes=
 """At 1 thread, as many calls on end in a round as when validating (at more there are no rounds): where there are two, a
 network of 1 to 3 ms takes 2.5 % longer, since its caches were others' a call ago."""
 PACED_PROTOCOL = Protocol(samples=5, block_us=0, warmup_ms=20, processes=4)
-"""Ten minutes apart a network differs by 1.6 % whether it is called 9 times in all or 150 (LOG, 2026-11-27)."""
+"""Three minutes apart a network differs by 1.5 to 1.7 %, be it called 9 times in all or 150 (LOG, 2026-11-27)."""
 NETWORK_PROTOCOLS = (CALIBRATION_PROTOCOL, PACED_PROTOCOL)
 PACE_HZ = 30.0
 """The on-the-fly case (design 13)."""

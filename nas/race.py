@@ -117,6 +117,7 @@ class Judge:
         )
 
     def _score(self, dice: float, mae: float, epochs: int) -> float:
+        """As `Entry.score` says."""
         return dice - (self.config.quality_weight * mae if epochs == self.config.epochs[-1] else 0.0)
 
 
