@@ -164,7 +164,8 @@ def complaints(table: Table, wanted: set[tuple[str, str]], everything: list[dict
 
 def _surely_steady_us(before: Iterable[Sample]) -> float:
     """A sentinel that no limit of a build was below: limits follow the best state, the fastest figure is below that."""
-    return min((us for sample in before for us in sample.sentinel_us), default=math.inf) * (1 + STEADY_PCT / 100)
+    fastest_us = min((us for sample in before for us in sample.sentinel_us), default=math.inf)
+    return fastest_us * (1 + STEADY_PCT["convolution"] / 100)
 
 
 def sample_of(data: dict[str, Any]) -> Sample:

@@ -130,7 +130,7 @@ def _nothing_in_common(a: Table, b: Table) -> str:
 
 def _drift(setting: Setting, rows: tuple[ComparedRow, ...], a: Table, b: Table) -> Drift:
     ratios = [row.judgement.ratio for row in rows if row.a.setting == setting]
-    before, after = (sum((s.medians_us for s in t.sentinels if s.setting == setting), ()) for t in (a, b))
+    before, after = (table.sentinels_us(setting) for table in (a, b))
     sentinel = float(np.median(after) / np.median(before)) if before and after else None
     return Drift(setting, float(np.median(ratios)), sentinel)
 

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from latencykit.host import CpuFacts
 from latencykit.measurement import Protocol, best_state_us
 from latencykit.runtime import Setting
 from latencykit.schema import to_json
+from latencykit.sentinel import CONVOLUTION, NETWORK, SentinelModel, SentinelName
 from latencykit.worker import Item
 
 
@@ -55,7 +56,8 @@ class Journal:
             NotComparableError: it was begun on another machine, or with other protocols.
         """
         self.path, self.runtime, self.protocol = path, runtime, protocol
-        facts = {"cpu": cpu, "runtime": runtime, "protocols": [protocol, *others]}
+        sentinels = [CONVOLUTION.name, NETWORK.name]
+        facts = {"cpu": cpu, "runtime": runtime, "protocols": [protocol, *others], "sentinels": sentinels}
         header = json.loads(json.dumps(to_json(facts)))
         self._entries: list[tuple[Setting, Sample]] = []
         if path.exists():
@@ -91,9 +93,10 @@ class Journal:
         if whole != text:
             write_text(self.path, whole)
 
-    def samples(self, setting: Setting) -> list[Sample]:
-        """Samples of a setting so far."""
-        return [sample for found, sample in self._entries if found == setting]
+    def samples(self, setting: Setting, sentinel: SentinelName | None = None) -> list[Sample]:
+        """Samples of a setting so far, all or those that were held to one of the sentinels."""
+        of_setting = [sample for found, sample in self._entries if found == setting]
+        return [sample for sample in of_setting if sentinel in (None, sample.sentinel)]
 
     def append(self, setting: Setting, sample: Sample) -> None:
         """Add a sample durably."""
@@ -113,7 +116,8 @@ class Journal:
 
 def _identity(header: Any) -> Any:
     cpu = header["cpu"]
-    return [cpu["model"], cpu["isa"], cpu["physical_cores"], header["runtime"]["onnxruntime"], header["protocols"]]
+    machine = [cpu["model"], cpu["isa"], cpu["physical_cores"], header["runtime"]["onnxruntime"]]
+    return [*machine, header["protocols"], header.get("sentinels")]
 
 
 def _sample(data: dict[str, Any]) -> Sample:
@@ -121,16 +125,26 @@ def _sample(data: dict[str, Any]) -> Sample:
     return Sample(**{**data, **{name: tuple(data[name]) for name in lists}})
 
 
-Models = Mapping[str, tuple[Callable[[], bytes], bool]]
-"""By id what makes a model, since all of them together may be too large, and whether it is to run as it stands."""
+@dataclass(frozen=True)
+class Batch:
+    """Models that are measured alike.
+
+    Attributes:
+        protocol: how often each is called.
+        models: by id what makes a model, since all of them together may be too large, and whether it is to run as it
+            stands.
+        sentinel: what tells the machine's state around them.
+        reference_us: what that took at its best, earlier; what it takes in the journal counts too.
+    """
+
+    protocol: Protocol
+    models: Mapping[str, tuple[Callable[[], bytes], bool]]
+    sentinel: SentinelModel
+    reference_us: float | None
 
 
 def measure_batches(
-    batches: Sequence[tuple[Protocol, Models]],
-    setting: Setting,
-    reference_us: float | None,
-    journal: Journal,
-    advance: Callable[..., object],
+    batches: Sequence[Batch], setting: Setting, journal: Journal, advance: Callable[..., object]
 ) -> None:
     """Measure what the journal does not hold yet.
 
@@ -139,31 +153,30 @@ def measure_batches(
     end, with patience.
 
     Args:
-        batches: models and how often each is called.
+        batches: what to measure.
         setting: the execution setting.
-        reference_us: what the sentinel took at its best, earlier; what it takes in the journal counts too.
         journal: of what was measured; what is measured goes there.
         advance: told the id of each sample set, those of the journal included, and of what is taken again, which is no
             further unit (`latencykit.lines.Advance`).
     """
-    asked = {name for _, models in batches for name in models}
+    asked = {name for batch in batches for name in batch.models}
     done = {(sample.id, sample.process) for sample in journal.samples(setting) if sample.id in asked}
     for name, _ in done:
         advance(name)
-    rounds = max((protocol.processes for protocol, models in batches if models), default=1)
+    rounds = max((batch.protocol.processes for batch in batches if batch.models), default=1)
     folder = journal.path.parent  # where the next build removes what a killed one leaves
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
-        work = [(protocol, _written(models, Path(scratch))) for protocol, models in batches if models]
+        work = [(batch, _written(batch.models, Path(scratch))) for batch in batches if batch.models]
         for upto, attempts in [*((n, 1) for n in range(1, rounds)), (rounds, ATTEMPTS)]:
-            for protocol, items in work:
-                part = replace(protocol, processes=min(upto, protocol.processes))
-                for sample in _measured(items, setting, part, reference_us, journal, attempts):
+            for batch, items in work:
+                part = replace(batch, protocol=replace(batch.protocol, processes=min(upto, batch.protocol.processes)))
+                for sample in _measured(items, setting, part, journal, attempts):
                     again = (sample.id, sample.process) in done
                     done.add((sample.id, sample.process))
                     advance(sample.id, **(TAKEN_AGAIN if again else {}))
 
 
-def _written(models: Models, folder: Path) -> list[Item]:
+def _written(models: Mapping[str, tuple[Callable[[], bytes], bool]], folder: Path) -> list[Item]:
     items = []
     for name, (model, as_is) in models.items():
         path = folder / f"{name}.onnx"
@@ -173,22 +186,19 @@ def _written(models: Models, folder: Path) -> list[Item]:
 
 
 def _measured(
-    items: Sequence[Item],
-    setting: Setting,
-    protocol: Protocol,
-    reference_us: float | None,
-    journal: Journal,
-    attempts: int,
+    items: Sequence[Item], setting: Setting, batch: Batch, journal: Journal, attempts: int
 ) -> Iterator[Sample]:
-    """What the journal lacks of these items, written to it as it comes."""
-    before = journal.samples(setting)
-    best_us = min(best_state_us(us for sample in before for us in sample.sentinel_us), reference_us or math.inf)
+    """What the journal lacks of a batch's items, written to it as it comes."""
+    before = journal.samples(setting, batch.sentinel.name)
+    best_us = min(best_state_us(us for sample in before for us in sample.sentinel_us), batch.reference_us or math.inf)
     names = {item.id for item in items}
-    known = [sample for sample in before if sample.id in names]
-    reference_us = best_us if math.isfinite(best_us) else None
-    with closing(
-        measure_items(items, setting, protocol, known=known, reference_us=reference_us, attempts=attempts)
-    ) as samples:
+    asked: dict[str, Any] = {
+        "known": [sample for sample in before if sample.id in names],
+        "reference_us": best_us if math.isfinite(best_us) else None,
+        "attempts": attempts,
+        "sentinel": batch.sentinel,
+    }
+    with closing(measure_items(items, setting, batch.protocol, **asked)) as samples:
         for sample in samples:
             journal.append(setting, sample)
             yield sample

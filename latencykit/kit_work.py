@@ -17,13 +17,14 @@ from latencykit.coverage import lower_all
 from latencykit.edges import LoweredSamples
 from latencykit.errors import InputError
 from latencykit.evidence import evidence
-from latencykit.journal import Journal, measure_batches
+from latencykit.journal import Batch, Journal, measure_batches
 from latencykit.kernels import Kernel, kernels_of
 from latencykit.kit_plan import GRAPHS, MANIFEST, PLAN, SAMPLES, TABLE, VALIDATION, KitPlan, manifest_of, plan_to_bytes
 from latencykit.lines import lines
 from latencykit.macro import Macro
 from latencykit.runtime import Setting, optimise
 from latencykit.schema import to_json
+from latencykit.sentinel import NETWORK
 from latencykit.sweep import Plan, network_model, plan_build
 from latencykit.table import LoweredNetwork, Table, network_id
 from latencykit.table_file import save_table
@@ -96,7 +97,8 @@ def time_networks(work: Work, settings: Sequence[Setting], table: Table, journal
     models = {name: (partial(work.model, network), False) for name, network in networks.items()}
     with lines("time unseen networks", len(settings) * len(models) * journal.protocol.processes) as advance:
         for setting in settings:
-            measure_batches([(journal.protocol, models)], setting, table.reference_us(setting), journal, advance)
+            batch = Batch(journal.protocol, models, NETWORK, table.reference_us(setting, NETWORK.name))
+            measure_batches([batch], setting, journal, advance)
 
 
 def timings_json(work: Work, settings: Sequence[Setting], table: Table, journal: Journal) -> list[dict[str, Any]]:
@@ -104,7 +106,7 @@ def timings_json(work: Work, settings: Sequence[Setting], table: Table, journal:
     found = []
     for setting in settings:
         best = steadiest(journal.samples(setting))
-        limit_us = steady_limit_us(best.values(), table.reference_us(setting))
+        limit_us = steady_limit_us(best.values(), table.reference_us(setting, NETWORK.name), NETWORK.name)
         measured = collect(journal.samples(setting))
         unsteady = Counter(sample.id for sample in best.values() if sample.state_us > limit_us)
         medians_us = {n.id: measured[n.id].process_figures_us(None) for n in (*work.validation, *work.brought)}

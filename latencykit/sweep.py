@@ -18,13 +18,14 @@ from latencykit.errors import InputError, InterruptedRunError, NotComparableErro
 from latencykit.files import remove_leftovers
 from latencykit.graph import chain
 from latencykit.instructions import as_used
-from latencykit.journal import Journal, measure_batches
+from latencykit.journal import Batch, Journal, measure_batches
 from latencykit.kernels import Kernel, kernel_model
 from latencykit.keys import Primitive, key_id
 from latencykit.lowering import graph_to_onnx, network_onnx
 from latencykit.measurement import Protocol, best_state_us
 from latencykit.runtime import Setting, runtime_versions
 from latencykit.schema import to_json
+from latencykit.sentinel import CONVOLUTION, NETWORK
 from latencykit.table import LoweredNetwork, Sentinel, Table, defined_row, make_row
 from latencykit.table_file import load_table, save_table, table_checksum
 
@@ -138,10 +139,10 @@ class Built:
 
     @property
     def drift_pct(self) -> float:
-        """Largest spread of a setting's sentinel over all processes that added rows to the table, percent."""
-        spread: dict[Setting, list[float]] = {}
+        """Largest spread of a setting's sentinels over all processes that added to the table, percent."""
+        spread: dict[tuple[Setting, str], list[float]] = {}
         for sentinel in self.table.sentinels:
-            spread.setdefault(sentinel.setting, []).extend(sentinel.medians_us)
+            spread.setdefault((sentinel.setting, sentinel.model), []).extend(sentinel.medians_us)
         return max((100 * (max(medians) / min(medians) - 1) for medians in spread.values()), default=0.0)
 
 
@@ -217,16 +218,16 @@ def _measure_setting(
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
     models = {key_id(k): (partial(key_model, k), isinstance(k, Kernel)) for k in keys if not _is_defined(k)}
-    batches = [(journal.protocol, models)]
+    reference_us, network_us = (table.reference_us(setting, model.name) for model in (CONVOLUTION, NETWORK))
+    batches = [Batch(journal.protocol, models, CONVOLUTION, reference_us)]
     for pace_hz in (None, PACE_HZ):
         names = {name for wanted, rhythm, name in plan.untimed if (wanted, rhythm) == (setting, pace_hz)}
         timed = (network for network in plan.networks if network.id in names)
         networks = {timing_id(network.id, pace_hz): (partial(network_model, network), False) for network in timed}
-        batches.append((network_protocol(pace_hz), networks))
-    reference_us = table.reference_us(setting)
-    if any(batch for _, batch in batches) and (reference_us or journal.samples(setting)):
+        batches.append(Batch(network_protocol(pace_hz), networks, NETWORK, network_us))
+    if any(batch.models for batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
-    measure_batches(batches, setting, reference_us, journal, advance)
+    measure_batches(batches, setting, journal, advance)
     measured = collect(journal.samples(setting))
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)
@@ -263,13 +264,17 @@ def network_model(network: LoweredNetwork) -> bytes:
 
 def _sentinels(setting: Setting, journal: Journal) -> list[Sentinel]:
     """The drift through a build, thinned out evenly; of the steadiest samples only."""
-    steady = steadiest(journal.samples(setting)).values()
-    seen = [round(figure, 3) for sample in steady for figure in sample.sentinel_us]
-    return [Sentinel(setting, tuple(seen[:: math.ceil(len(seen) / KEPT_SENTINELS)]))] if seen else []
+    found = []
+    for model in (CONVOLUTION, NETWORK):
+        steady = steadiest(journal.samples(setting, model.name)).values()
+        if seen := [round(figure, 3) for sample in steady for figure in sample.sentinel_us]:
+            found.append(Sentinel(setting, tuple(seen[:: math.ceil(len(seen) / KEPT_SENTINELS)]), model.name))
+    return found
 
 
 def _check_sentinel(setting: Setting, reference_us: float | None, journal: Journal) -> None:
-    journal_us = best_state_us(figure for sample in journal.samples(setting) for figure in sample.sentinel_us)
+    before = journal.samples(setting, CONVOLUTION.name)
+    journal_us = best_state_us(figure for sample in before for figure in sample.sentinel_us)
     before_us = min(journal_us, reference_us or math.inf)
     if not math.isfinite(before_us):
         return

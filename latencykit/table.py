@@ -21,6 +21,7 @@ from latencykit.keys import Edge, Key, Level, Primitive, key_id, key_level
 from latencykit.macro import Macro
 from latencykit.measurement import LONGEST_US, Measurement, best_state_us
 from latencykit.runtime import Setting
+from latencykit.sentinel import CONVOLUTION, SentinelName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,10 +112,11 @@ def defined_row(key: Primitive, setting: Setting) -> Row:
 
 @dataclass(frozen=True)
 class Sentinel:
-    """A kernel timed at the start of every measuring process, so that a machine that changed is seen."""
+    """A model timed throughout a build, so that a machine that changed is seen; `model` says which."""
 
     setting: Setting
     medians_us: tuple[float, ...]
+    model: SentinelName = CONVOLUTION.name
 
     def __post_init__(self) -> None:
         Measurement((self.medians_us,))  # as plausible as samples
@@ -228,9 +230,13 @@ class Table:
         """Whether the edge costs of a configuration and rhythm are stored."""
         return self.has(setting, Edge(macro, None, 0, "", pace_hz))
 
-    def reference_us(self, setting: Setting) -> float | None:
-        """What the sentinel took in the machine's best state; None where it was not timed."""
-        seen = [median for s in self.sentinels if s.setting == setting for median in s.medians_us]
+    def sentinels_us(self, setting: Setting, model: SentinelName = CONVOLUTION.name) -> list[float]:
+        """What a sentinel took through the build."""
+        return [us for s in self.sentinels if (s.setting, s.model) == (setting, model) for us in s.medians_us]
+
+    def reference_us(self, setting: Setting, model: SentinelName = CONVOLUTION.name) -> float | None:
+        """What a sentinel took in the machine's best state; None where it was not timed."""
+        seen = self.sentinels_us(setting, model)
         return best_state_us(seen) if seen else None
 
     @property

@@ -32,6 +32,7 @@ from latencykit.macro import Macro
 from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.schema import decode, naming, read_json, to_json
+from latencykit.sentinel import CONVOLUTION, SentinelName
 from latencykit.space import CellType
 from latencykit.spec import Shape, operation_from_json
 from latencykit.table import LoweredNetwork, Origin, Row, Sentinel, Table
@@ -134,6 +135,7 @@ def _content(table: Table) -> dict[str, Any]:
         "macros": [to_json(macro) for macro in macros],
         "sentinels": [
             {"setting": settings.index(s.setting), "medians_us": [round(v, 3) for v in s.medians_us]}
+            | ({"model": s.model} if s.model != CONVOLUTION.name else {})  # there was no other at first
             for s in table.sentinels
         ],
         "models": [_model_to_json(model, settings) for model in table.models],
@@ -203,7 +205,9 @@ def _table(file: _TableFile, path: Path) -> Table:
         file.runtime,
         file.doctor,
         rows,
-        tuple(Sentinel(_listed(file.settings, s.setting, "setting", where), s.medians_us) for s in file.sentinels),
+        tuple(
+            Sentinel(_listed(file.settings, s.setting, "setting", where), s.medians_us, s.model) for s in file.sentinels
+        ),
         networks,
         tuple(
             NetworkTiming(_listed(file.settings, t.setting, "setting", where), t.pace_hz, t.network, t.medians_us)
@@ -295,6 +299,7 @@ class _RowFile:
 class _SentinelFile:
     setting: int
     medians_us: tuple[float, ...]
+    model: SentinelName = CONVOLUTION.name
 
 
 @dataclass(frozen=True)

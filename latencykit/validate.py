@@ -23,13 +23,14 @@ from latencykit.calibration import NetworkTiming
 from latencykit.errors import InterruptedRunError, UsageError
 from latencykit.files import remove_leftovers
 from latencykit.instructions import used_cpu
-from latencykit.journal import Journal, measure_batches
+from latencykit.journal import Batch, Journal, measure_batches
 from latencykit.kernels import kernels_of
 from latencykit.levels import Predictor
 from latencykit.lowering import network_onnx
 from latencykit.measurement import Measurement, Protocol
 from latencykit.runtime import Setting, runtime_versions
 from latencykit.selection import Chosen
+from latencykit.sentinel import NETWORK
 from latencykit.space import Architecture
 from latencykit.sweep import network_model
 from latencykit.table import Table, network_id
@@ -81,7 +82,7 @@ def validate(
     anchors = _anchors(table, setting, chosen, pace_hz)
     models = {timing.network: partial(network_model, table.network_of(timing)) for timing in anchors}
     models |= {name: partial(network_onnx, network) for name, network in networks.items()}
-    predict = Predictor(table, setting, pace_hz)
+    predict, reference_us = Predictor(table, setting, pace_hz), table.reference_us(setting, NETWORK.name)
     with tempfile.TemporaryDirectory() as scratch:
         predicted = {
             name: predict(network, kernels_of(models[name](), setting, Path(scratch)))
@@ -91,12 +92,12 @@ def validate(
         remove_leftovers(log.path)
         try:
             items = {name: (model, False) for name, model in models.items()}
-            measure_batches([(protocol, items)], setting, table.reference_us(setting), log, advance)
+            measure_batches([Batch(protocol, items, NETWORK, reference_us)], setting, log, advance)
         except KeyboardInterrupt as stop:
             kept = f"what was measured is in {journal}, the same command resumes" if journal else "nothing was kept"
             raise InterruptedRunError(f"stopped; {kept}") from stop
         samples = [sample for sample in log.samples(setting) if sample.id in models]
-    best, limit_us = steadiest(samples), steady_limit_us(samples, table.reference_us(setting))
+    best, limit_us = steadiest(samples), steady_limit_us(samples, reference_us, NETWORK.name)
 
     def figures_us(name: str) -> Floats:
         found = tuple(best[name, process].samples_us for process in range(protocol.processes))

@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,6 @@ class Item:
     block: str = ""
 
 
-SENTINEL_PROTOCOL = Protocol(samples=15, block_us=0, warmup_ms=2, processes=1)
 SENTINEL_EVERY_S = 0.25
 TOGETHER = 16
 """Items whose sessions are open at a time, so that they can be timed in rounds: about a second's worth."""
@@ -57,14 +57,18 @@ TOGETHER = 16
 
 @dataclass(frozen=True)
 class Job:
-    """What one measuring process does, in this order; `sentinel` is timed around the items."""
+    """What one measuring process does, in this order; `sentinel` is timed around the items, by its own protocol."""
 
     setting: Setting
     protocol: Protocol
     cpus: tuple[int, ...]
     items: tuple[Item, ...]
     sentinel: Item
+    sentinel_protocol: Protocol
     seed: int = 0
+
+
+_PROTOCOLS = ("protocol", "sentinel_protocol")
 
 
 def job_to_json(job: Job) -> str:
@@ -76,8 +80,8 @@ def job_from_json(text: str) -> Job:
     """The job of a line that `job_to_json` wrote."""
     data = json.loads(text)
     items = tuple(Item(**item) for item in data["items"])
-    setting, protocol = Setting(**data["setting"]), Protocol(**data["protocol"])
-    return Job(setting, protocol, tuple(data["cpus"]), items, Item(**data["sentinel"]), data["seed"])
+    setting, protocol, of_sentinel = (Setting(**data["setting"]), *(Protocol(**data[name]) for name in _PROTOCOLS))
+    return Job(setting, protocol, tuple(data["cpus"]), items, Item(**data["sentinel"]), of_sentinel, data["seed"])
 
 
 class Timing:
@@ -119,6 +123,12 @@ class Timing:
         self.timed_s += time.perf_counter() - begin_s
         if not self._parts:
             self.close()
+
+    def again(self) -> tuple[float, ...]:
+        """As many samples as the protocol has, and any number of times; they are not kept and nothing is closed."""
+        assert self._sampler is not None
+        self._sampler.warm_again()
+        return self._sampler.take(sum(self._parts))
 
     def close(self) -> None:
         """End the session, if it is still open."""
@@ -172,31 +182,48 @@ def main() -> None:
     _print({"ready": {"runtime": runtime_version(), "modules": modules}})
     item = job.sentinel
     try:
-        around, parts = _Around(job), _parts(job)
-        together = TOGETHER if len(parts) > 1 else 1
-        for start in range(0, len(job.items), together):
-            with contextlib.ExitStack() as sessions:
-                timings: list[Timing] = []
-                for item in job.items[start : start + together]:
-                    timings.append(Timing(item, job))
-                    sessions.callback(timings[-1].close)
-                    timings[-1].take()
-                    around.timed(timings[-1])
-                for _ in parts[1:]:
-                    for timing in timings:
-                        timing.take()
-                        around.timed(timing)
-        around.end()
+        with _sentinel(job) as look_us:
+            parts = _parts(job)
+            around = _Around(look_us, len(parts))
+            together = TOGETHER if len(parts) > 1 else 1
+            for start in range(0, len(job.items), together):
+                with contextlib.ExitStack() as sessions:
+                    timings: list[Timing] = []
+                    for item in job.items[start : start + together]:
+                        timings.append(Timing(item, job))
+                        sessions.callback(timings[-1].close)
+                        timings[-1].take()
+                        around.timed(timings[-1])
+                    for _ in parts[1:]:
+                        for timing in timings:
+                            timing.take()
+                            around.timed(timing)
+            around.end()
     except LatencyKitError as error:
         _print({"id": item.id, "error": str(error), "exit_code": error.exit_code})
+
+
+@contextlib.contextmanager
+def _sentinel(job: Job) -> Iterator[Callable[[], float]]:
+    """What times the sentinel, microseconds.
+
+    At 1 thread its session stays open, since a new one finds its memory elsewhere; with more its idle workers would
+    spin beside what is timed.
+    """
+    job = replace(job, protocol=job.sentinel_protocol)
+    if job.setting.threads > 1:
+        yield lambda: statistics.median(run_item(job.sentinel, job)["samples_us"])
+        return
+    with contextlib.closing(Timing(job.sentinel, job)) as timing:
+        yield lambda: statistics.median(timing.again())
 
 
 class _Around:
     """The sentinel before the first item, after the last and every quarter second between; prints what is done."""
 
-    def __init__(self, job: Job) -> None:
-        self._job, self._rounds = job, len(_parts(job))
-        self._before_us, self._probed_s = _sentinel_us(job), time.monotonic()
+    def __init__(self, look_us: Callable[[], float], rounds: int) -> None:
+        self._look_us, self._rounds = look_us, rounds
+        self._before_us, self._probed_s = look_us(), time.monotonic()
         self._waiting: list[Timing] = []
 
     def timed(self, timing: Timing) -> None:
@@ -212,17 +239,12 @@ class _Around:
         """
         if not self._waiting:
             return
-        after_us, self._probed_s = _sentinel_us(self._job), time.monotonic()
+        after_us, self._probed_s = self._look_us(), time.monotonic()
         for timing in self._waiting:
             timing.states_us.append(max(self._before_us, after_us))
             if len(timing.states_us) == self._rounds:
                 _print({**timing.result(), "sentinel_us": [statistics.median_low(timing.states_us)]})
         self._before_us, self._waiting = after_us, []
-
-
-def _sentinel_us(job: Job) -> float:
-    samples: tuple[float, ...] = run_item(job.sentinel, replace(job, protocol=SENTINEL_PROTOCOL))["samples_us"]
-    return statistics.median(samples)
 
 
 def _print(value: dict[str, Any]) -> None:

@@ -172,7 +172,7 @@ class TrainConfig:
     quality_without: tuple[QualitySees, ...] = ()  # what the quality network does not get to see; an ablation
     augmentation: Augmentation = _TRAINING
     degradations: Degradations = field(default_factory=load_degradations)  # of the quality phase's frames
-    precision: Precision = "bfloat16"
+    precision: Precision = "bfloat16"  # where the processor has it (`optimisation.computed_in`)
     device: Device = "cpu"
 
     def __post_init__(self) -> None:

@@ -46,6 +46,16 @@ def set_rate(optimiser: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def computed_in(precision: Precision, device: str) -> Precision:
+    """What a precision comes down to on this machine.
+
+    A CPU without AVX-512 has no arithmetic in bfloat16: a step would take three times as long as in float32, which is
+    what is computed in then (LOG, 2026-11-27).
+    """
+    slow = device == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return "float32" if slow else precision
+
+
 def autocast(precision: Precision, device: str) -> torch.autocast:
     """Run convolutions in this precision; what needs float32 stays there."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")

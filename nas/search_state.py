@@ -24,6 +24,7 @@ from nas.frames import Frames
 from nas.learning import CHECKPOINT_FOLDER, Learner, write_history
 from nas.modules import GraphModule, Probabilities
 from nas.objective import ExpectedLatency
+from nas.optimisation import computed_in
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
 from nas.supernet import ArchitectureParameters
 
@@ -61,7 +62,9 @@ class SearchState:
 
         module = GraphModule(template(shrunk), torch_generator(seed, Stream.WEIGHTS))
         module.set_statistics(dataset.channel_statistics())
-        self.learner = Learner(module, config.precision, config.device, config.stop_gradient)
+        self.learner = Learner(
+            module, computed_in(config.precision, config.device), config.device, config.stop_gradient
+        )
         generator = torch_generator(seed, Stream.ARCHITECTURE)
         self.alphas = ArchitectureParameters(macro.cell_nodes, generator).to(config.device)
         self.costs, self.latency = costs, ExpectedLatency(costs, config.device)

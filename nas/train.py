@@ -33,7 +33,7 @@ from nas.learning import CHECKPOINT_FOLDER, FrameDice, Learner, Means, write_his
 from nas.metrics import ACCEPTANCE_DICE
 from nas.modules import GraphModule
 from nas.objective import quality_loss, segmentation_loss
-from nas.optimisation import one_cycle_rate, set_rate, take_step
+from nas.optimisation import computed_in, one_cycle_rate, set_rate, take_step
 from nas.randomness import Stream, numpy_generator, shuffled_batches, torch_generator
 from nas.trained import Trained, Training, is_trained, load_trained, save_trained
 
@@ -118,7 +118,9 @@ class _Run:
         self._module = GraphModule(graph, torch_generator(seed, Stream.WEIGHTS))
         self._module.set_statistics(dataset.channel_statistics())
         self._module.ignore(QUALITY_INPUT, [c for name in config.quality_without for c in QUALITY_CHANNELS[name]])
-        self._learner = Learner(self._module, config.precision, config.device, config.stop_gradient)
+        self._learner = Learner(
+            self._module, computed_in(config.precision, config.device), config.device, config.stop_gradient
+        )
         self._size = next(iter(graph.inputs.values()))[1]
         parts = training_parts(dataset, config)
         self._frames = {name: Frames(part, self._size) for name, part in parts.items()}
@@ -238,6 +240,7 @@ class _Run:
             config=to_json(self.config),
             data=self._dataset.name,
             data_sha256=self._dataset.sha256,
+            precision=self._learner.precision,
         )
 
     def save(self) -> None:

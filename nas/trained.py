@@ -17,6 +17,7 @@ from latencykit.schema import decode, read_json, to_json
 from nas.checkpoint import read_tensors, restore_module, tensors_to_bytes
 from nas.learning import ARCHITECTURE_FILE
 from nas.modules import GraphModule
+from nas.optimisation import Precision
 from nas.workspace import WEIGHTS_FILE
 
 TRAINING_FILE = "training.json"
@@ -38,6 +39,7 @@ class Training:
         config: the `TrainConfig`.
         data: name of the data set.
         data_sha256: hash of the patients given.
+        precision: that it was computed in, which a CPU decides too; None in older files, where it is the config's.
     """
 
     seed: int
@@ -50,6 +52,7 @@ class Training:
     config: dict[str, Any]
     data: str
     data_sha256: str
+    precision: Precision | None = None
     schema: int = TRAINING_SCHEMA
 
 

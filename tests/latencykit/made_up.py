@@ -193,7 +193,7 @@ def unhurried() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
         patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1, processes=1))
-        patch.setattr("latencykit.bench.STEADY_PCT", math.inf)
+        patch.setattr("latencykit.bench.STEADY_PCT", dict.fromkeys(bench.STEADY_PCT, math.inf))
         yield patch
 
 

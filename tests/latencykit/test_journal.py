@@ -1,6 +1,8 @@
 """The journal of measurements: torn, spoilt, of another machine; what is measured into it."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 from latencykit.bench import SENTINEL_ID, steadiest
 from latencykit.doctor import Verdict
 from latencykit.errors import InputError, InterruptedRunError, NotComparableError
-from latencykit.journal import Journal, measure_batches
+from latencykit.journal import Batch, Journal, measure_batches
 from latencykit.kernels import kernel_model
 from latencykit.runtime import Setting, runtime_version
+from latencykit.sentinel import CONVOLUTION, NETWORK
 from latencykit.sweep import NETWORK_PROTOCOLS
 from tests.latencykit.building import KEYS, RUNTIME, entries, journal_of, make, stop_after
 from tests.latencykit.made_up import (
@@ -116,15 +119,46 @@ def test_the_journal_of_a_build_with_other_protocols_for_networks_is_refused(tmp
 
 def test_a_batch_knows_the_fastest_sentinel_of_all_that_the_journal_holds(tmp_path: Path, monkeypatch):
     """A batch that begins in a slow state of the machine is not taken for a fast one."""
+
+    def batch(models: dict[str, tuple[Callable[[], bytes], bool]]) -> list[Batch]:
+        return [Batch(QUICK, models, CONVOLUTION, None)]
+
     monkeypatch.setattr("latencykit.bench.PATIENCE_S", 0)
     journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
     rows, networks = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
     FakeWorkers(tmp_path / "fast", monkeypatch, states=[50.0])
-    measure_batches([(QUICK, rows)], ONE, None, journal, nothing)
+    measure_batches(batch(rows), ONE, journal, nothing)
     workers = FakeWorkers(tmp_path / "slow", monkeypatch, states=[80.0, 80.0, 51.0])
     told = []
-    measure_batches([(QUICK, networks)], ONE, None, journal, lambda name, note="", units=1: told.append((note, units)))
+    measure_batches(batch(networks), ONE, journal, lambda name, note="", units=1: told.append((note, units)))
     assert [order for order in workers.orders if order != [SENTINEL_ID]] == [["network"]] * 4
     assert max(s.state_us for s in steadiest(journal.samples(ONE)).values()) == 51.0
     assert sum(units for _, units in told) == QUICK.processes
     assert {note for note, units in told if not units} == {"the machine was in another state: taking samples again"}
+
+
+def test_each_sentinel_is_held_against_itself(tmp_path: Path, monkeypatch):
+    """A network's milliseconds beside a convolution's microseconds are no slow state."""
+    journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
+    row, network = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
+    FakeWorkers(tmp_path / "row", monkeypatch, states=[50.0])
+    measure_batches([Batch(QUICK, row, CONVOLUTION, 45.0)], ONE, journal, nothing)
+    workers = FakeWorkers(tmp_path / "network", monkeypatch, states=[2000.0])
+    measure_batches([Batch(QUICK, network, NETWORK, None)], ONE, journal, nothing)
+    assert workers.orders == [["network"]] * QUICK.processes
+    assert {s.state_us for s in journal.samples(ONE, "convolution")} == {50.0}
+    assert {s.state_us for s in journal.samples(ONE, "network")} == {2000.0}
+    assert len(Journal(tmp_path / "j", CPU, RUNTIME, QUICK).samples(ONE, "network")) == QUICK.processes
+    workers = FakeWorkers(tmp_path / "slow", monkeypatch, states=[2200.0, 2000.0])  # 10 % are too much for the network
+    measure_batches([Batch(QUICK, {"other": network["network"]}, NETWORK, None)], ONE, journal, nothing)
+    assert len([order for order in workers.orders if order == ["other"]]) > QUICK.processes
+
+
+def test_a_journal_from_before_networks_had_their_own_sentinel_is_refused(tmp_path: Path):
+    path = tmp_path / "j"
+    Journal(path, CPU, RUNTIME, QUICK)
+    header = json.loads(path.read_text(encoding="utf-8"))
+    del header["sentinels"]
+    path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    with pytest.raises(NotComparableError, match="protocol; delete it"):
+        Journal(path, CPU, RUNTIME, QUICK)

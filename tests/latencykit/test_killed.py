@@ -37,7 +37,8 @@ from latencykit.measurement import Protocol
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 bench.PATIENCE_S = 0
-bench.STEADY_PCT = float("inf")  # a busy machine measures once, so that what came twice is a fault
+# a busy machine measures once, so that what came twice is a fault
+bench.STEADY_PCT = dict.fromkeys(bench.STEADY_PCT, float("inf"))
 sweep.CALIBRATION_PROTOCOL = Protocol(samples=2, block_us=0, warmup_ms=0, processes=2)
 sweep.PACED_PROTOCOL = Protocol(samples=1, block_us=0, warmup_ms=0, processes=1)
 tables.doctor = lambda: Verdict(True, (), read_cpu())

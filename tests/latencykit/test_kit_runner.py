@@ -23,6 +23,7 @@ from latencykit.kit_plan import KIT_FORMAT, KitPlan, plan_to_bytes
 from latencykit.kit_runner import main, run, settings_of
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting
+from latencykit.sentinel import SentinelModel
 from latencykit.table import Table, model_id
 from latencykit.worker import Item
 from tests.latencykit.made_up import TINY
@@ -73,7 +74,14 @@ class FakeClock:
         monkeypatch.setattr(module, "doctor", lambda: VERDICT)
 
     def measure(
-        self, items: Sequence[Item], setting: Setting, protocol: Protocol, *, known: Sequence[Sample], **_: Any
+        self,
+        items: Sequence[Item],
+        setting: Setting,
+        protocol: Protocol,
+        *,
+        known: Sequence[Sample],
+        sentinel: SentinelModel,
+        **_: Any,
     ) -> Iterator[Sample]:
         done = {(sample.id, sample.process) for sample in known}
         for process in range(protocol.processes):
@@ -85,7 +93,7 @@ class FakeClock:
                 self.measured.append((setting, protocol.pace_hz, item.id, process))
                 cost_us = 3 + Path(item.path).stat().st_size / (500 if item.as_is else 100)
                 affinity = ("0",) if setting.pinned else ()
-                yield Sample(item.id, process, (cost_us,) * 2, affinity, None, 0.001, (60.0, 60.0))
+                yield Sample(item.id, process, (cost_us,) * 2, affinity, None, 0.001, (60.0, 60.0), sentinel.name)
 
 
 # Settings

@@ -10,7 +10,7 @@ import pytest
 
 from latencykit import sweep
 from latencykit.baselines import Baseline
-from latencykit.bench import SENTINEL_ID, Sample
+from latencykit.bench import ATTEMPTS, SENTINEL_ID, Sample
 from latencykit.calibrate import SpaceNeeds, fit_table, space_needs
 from latencykit.errors import InputError, InterruptedRunError
 from latencykit.journal import Journal
@@ -122,6 +122,20 @@ def test_a_build_stopped_among_its_timings_goes_on_and_measures_nothing_twice(tm
     fresh = calibrate(tmp_path / "fresh.json")
     assert built.table.timings == fresh.table.timings
     assert built.table.rows == fresh.table.rows
+
+
+def test_rows_are_held_to_the_convolution_and_networks_to_the_network(tmp_path, out, monkeypatch):
+    state = 'result["sentinel_us"] = [{0} if "network" in item["id"] else 50.0]'
+    FakeWorkers(tmp_path, monkeypatch, f"{BY_KIND}\n    {state.format(2000.0)}")
+    calibrate(out, NETWORKS[:2])
+    table = load_table(out)
+    assert [(s.model, set(s.medians_us)) for s in table.sentinels] == [("convolution", {50.0}), ("network", {2000.0})]
+    assert (table.reference_us(ONE), table.reference_us(ONE, "network")) == (50.0, 2000.0)
+    FakeWorkers(tmp_path / "slow", monkeypatch, f"{BY_KIND}\n    {state.format(2200.0)}")
+    built = calibrate(out)
+    # two more networks, one of them paced, too, 10 % above what the table says; a second process comes with the last try
+    assert built.repeated == 3 * ATTEMPTS + 2 * (ATTEMPTS - 1)
+    assert built.table.reference_us(ONE, "network") == 2000.0
 
 
 def test_what_was_timed_is_not_timed_again(tmp_path, out, monkeypatch):

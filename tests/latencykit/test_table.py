@@ -270,8 +270,9 @@ def test_what_a_table_has_is_found_by_name_setting_and_rhythm(table: Table):
 
 
 def test_the_reference_is_the_best_state_of_a_setting(table: Table):
-    more = table.with_rows([], [Sentinel(ONE, (98.5, 120.0)), Sentinel(TWO, (70.0,))])
+    more = table.with_rows([], [Sentinel(ONE, (98.5, 120.0)), Sentinel(TWO, (70.0,)), Sentinel(ONE, (9.0,), "network")])
     assert (more.reference_us(ONE), more.reference_us(TWO), table.reference_us(TWO)) == (98.5, 70.0, None)
+    assert (more.reference_us(ONE, "network"), more.reference_us(TWO, "network")) == (9.0, None)
 
 
 def test_a_fitted_row_s_error_is_that_of_its_fit():

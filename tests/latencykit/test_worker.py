@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from latencykit import worker as module
-from latencykit.bench import SENTINEL, SENTINEL_ID
+from latencykit.bench import SENTINEL_ID
 from latencykit.errors import InputError, UnfitError
-from latencykit.kernels import kernel_model
 from latencykit.measurement import Protocol
 from latencykit.runtime import Setting, runtime_version
+from latencykit.sentinel import CONVOLUTION, NETWORK, SentinelModel
 from latencykit.topology import check_threads
 from latencykit.worker import Item, Job, Timing, job_from_json, job_to_json, main, run_item
 from tests.latencykit.made_up import QUICK
@@ -29,7 +29,7 @@ ONE = Setting(threads=1)
 @pytest.fixture(scope="module")
 def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Item:
     path = tmp_path_factory.mktemp("sentinel") / "sentinel.onnx"
-    path.write_bytes(kernel_model(SENTINEL))
+    path.write_bytes(CONVOLUTION.optimised())
     return Item(SENTINEL_ID, str(path), as_is=True)
 
 
@@ -41,7 +41,7 @@ def model(tiny_network: bytes, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def job_of(*items: Item, protocol: Protocol = QUICK, sentinel: Item = Item(SENTINEL_ID, "/nowhere")) -> Job:  # noqa: B008
-    return Job(ONE, protocol, check_threads(1), items, sentinel, seed=1)
+    return Job(ONE, protocol, check_threads(1), items, sentinel, CONVOLUTION.protocol, seed=1)
 
 
 def answers(job: Job, start: list[str] = START) -> list[dict[str, Any]]:
@@ -127,22 +127,29 @@ class Process:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.now_s, self.order, self.open, self.sentinels = 100.0, list[str](), 0, iter(range(50, 99))
-        self.failing = ""
+        self.failing, self.opened_for_a_look = "", 0
         self._patch, self._capsys = monkeypatch, capsys
-        monkeypatch.setattr(module, "_sentinel_us", self.sentinel_us)
+        monkeypatch.setattr(module, "run_item", self.run_item)
         monkeypatch.setattr(module, "Timing", partial(FakeTiming, self))
         monkeypatch.setattr(module, "time", self)
 
     def monotonic(self) -> float:
         return self.now_s
 
-    def sentinel_us(self, job: Job) -> float:
+    def look(self) -> tuple[float, ...]:
         self.order.append(SENTINEL_ID)
-        return float(next(self.sentinels))
+        figure = float(next(self.sentinels))
+        return figure - 9, figure, figure + 1
 
-    def run(self, *seconds: float, rounds: int = 1) -> list[dict[str, Any]]:
+    def run_item(self, item: Item, job: Job) -> dict[str, Any]:
+        assert (item.id, job.protocol) == (SENTINEL_ID, CONVOLUTION.protocol)
+        self.opened_for_a_look += 1
+        return {"samples_us": self.look()}
+
+    def run(self, *seconds: float, rounds: int = 1, threads: int = 1) -> list[dict[str, Any]]:
         items = [Item(f"item{index}", str(s)) for index, s in enumerate(seconds)]
         job = job_of(*items, protocol=dataclasses.replace(QUICK, rounds=rounds, samples=4))
+        job = dataclasses.replace(job, setting=Setting(threads))
         self._patch.setattr(sys, "stdin", io.StringIO(job_to_json(job) + "\n"))
         main()
         assert self.open == 0
@@ -155,6 +162,10 @@ class FakeTiming:
     def __init__(self, process: Process, item: Item, job: Job) -> None:
         process.open += 1
         self._process, self._item, self.states_us = process, item, list[float]()
+
+    def again(self) -> tuple[float, ...]:
+        assert self._item.id == SENTINEL_ID
+        return self._process.look()
 
     def take(self) -> None:
         self._process.order.append(self._item.id)
@@ -204,6 +215,27 @@ def test_a_single_item_has_a_sentinel_on_either_side(process: Process):
     (line,) = process.run(3.0)
     assert process.order == [SENTINEL_ID, "item0", SENTINEL_ID]
     assert line == {"id": "item0", "samples_us": [1.0, 2.0], "sentinel_us": [51.0]}
+
+
+def test_the_sentinel_stays_open_at_one_thread_and_is_closed_beside_the_items_of_several(process: Process):
+    process.run(0.1, 0.4)
+    assert process.opened_for_a_look == 0
+    alone = process.order[:]
+    process.order.clear()
+    process.run(0.1, 0.4, threads=2)
+    assert process.order == alone
+    assert process.opened_for_a_look == alone.count(SENTINEL_ID)
+
+
+@pytest.mark.parametrize("model", [CONVOLUTION, NETWORK], ids=lambda model: model.name)
+def test_an_open_item_is_timed_again_and_again(tmp_path: Path, model: SentinelModel):
+    (tmp_path / "sentinel.onnx").write_bytes(model.optimised())
+    job = job_of(protocol=model.protocol)
+    timing = Timing(Item(SENTINEL_ID, str(tmp_path / "sentinel.onnx"), as_is=True), job)
+    looks = [timing.again() for _ in range(3)]
+    timing.close()
+    assert [len(look) for look in looks] == [model.protocol.samples] * 3
+    assert min(map(min, looks)) > 0
 
 
 def test_no_items_need_one_look_at_the_sentinel(process: Process):

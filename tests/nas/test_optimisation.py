@@ -8,6 +8,7 @@ from latencykit.errors import RegressionError
 from nas.optimisation import (
     RISE,
     annealed_temperature,
+    computed_in,
     cosine_rate,
     one_cycle_rate,
     set_rate,
@@ -71,3 +72,18 @@ def test_gradients_are_taken_for_the_named_parameters_only():
     take_gradients(torch.optim.SGD([alpha], 0.1), (weight * alpha).sum(), [alpha], "here")
     assert weight.grad is None
     assert alpha.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "device", "found"),
+    [
+        ("AVX512", "bfloat16", "cpu", "bfloat16"),
+        ("AVX2", "bfloat16", "cpu", "float32"),
+        ("DEFAULT", "bfloat16", "cpu", "float32"),
+        ("AVX2", "bfloat16", "cuda", "bfloat16"),
+        ("AVX512", "float32", "cpu", "float32"),
+    ],
+)
+def test_bfloat16_is_computed_in_where_the_processor_has_it(monkeypatch, capability, precision, device, found):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert computed_in(precision, device) == found

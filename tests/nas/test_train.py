@@ -171,7 +171,8 @@ def test_patience_ends_a_phase(data, tmp_path, train_config, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_learns_to_segment(data, tmp_path, precision):
+def test_training_learns_to_segment(data, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr(module, "computed_in", lambda asked, device: asked)  # whatever this processor has
     still = Augmentation(0.02, 2, 0.02)
     config = module.TrainConfig(
         epochs=15,
@@ -185,6 +186,7 @@ def test_training_learns_to_segment(data, tmp_path, precision):
     trained = train(PAIR, data, config, 0, tmp_path)
     assert trained.training.dice_selection > 0.85
     assert trained.training.dice_constant > 0.8
+    assert trained.training.precision == precision
     first = timeless(tmp_path)[0]
     assert first["mae_selection"] is None  # the quality network was left to the second phase
     assert trained.training.mae_selection < 1

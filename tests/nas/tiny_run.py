@@ -90,7 +90,7 @@ def short_protocols() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(latency, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
         patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1))
-        patch.setattr(bench, "STEADY_PCT", math.inf)
+        patch.setattr(bench, "STEADY_PCT", dict.fromkeys(bench.STEADY_PCT, math.inf))
         patch.setattr(sweep, "SENTINEL_LIMIT_PCT", math.inf)
         patch.setattr(end_to_end, "NETWORK_PROTOCOL", QUICK)
         patch.setattr(end_to_end, "PACED_SAMPLES", 2)
