@@ -7,7 +7,6 @@ epoch.
 from __future__ import annotations
 
 import shutil
-import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -22,7 +21,6 @@ from latencykit.errors import InputError, UsageError
 from latencykit.files import write_text
 from latencykit.lock import only_writer
 from latencykit.macro import Macro
-from latencykit.runtime import Setting
 from latencykit.table import Table
 from latencykit.table_file import table_checksum
 from nas.config import REPORT_SPLIT, Row, RunConfig
@@ -33,9 +31,9 @@ from nas.export import export
 from nas.finished import check_finished
 from nas.flops import paper_flops
 from nas.gallery import CONFIG_FILE, make_gallery
-from nas.latency import RowTiming, ensure_table, measure_rows, validate_table, with_kernels_of
 from nas.learning import ARCHITECTURE_FILE
 from nas.metrics import FrameScores
+from nas.prices import ensure_table, validate_table, with_kernels_of
 from nas.provenance import commit
 from nas.results import Result, append
 from nas.scoring import (
@@ -51,11 +49,11 @@ from nas.scoring import (
     write_scores,
 )
 from nas.staged import is_searched, search_row, target_of
+from nas.timings import Timings, latency_table, time_rows
 from nas.train import train, training_parts
 from nas.trained import Trained
 from nas.workspace import MODEL_FILE, SELECTION, SeedFolder, Workspace
 
-MEASURING_PROCESSES = 3
 LATENCY_TABLE = "latencies.md"
 PRICES = "prices.json"
 """A run's copy of the latency table, with the kernels of the macro configurations that its rows choose among."""
@@ -133,10 +131,10 @@ def run(
     scores = _score_all(config, dataset, workspace, final)
     _choose_best(config, workspace, scores)
     say("latencies")
-    latencies = _time_all(config, workspace)
+    latencies = time_rows(config, workspace)
     priced_by = {row.name: table_checksum(table) for row in config.rows if row.kind == "search"} if table else {}
     _enter_results(config_sha, priced_by, workspace, scores, latencies)
-    write_text(out / LATENCY_TABLE, _latency_table(config, workspace, latencies))
+    write_text(out / LATENCY_TABLE, latency_table(config, workspace, latencies))
     say("pictures and report")
     make_gallery(config, dataset, table, workspace, SELECTION if not final else REPORT_SPLIT, scores)
 
@@ -284,22 +282,6 @@ def _choose_best(config: RunConfig, workspace: Workspace, scores: Scored) -> Non
         shutil.copyfile(folder.train / "architecture.json", workspace.row(row.name) / "architecture.json")
 
 
-Timings = dict[tuple[Path, int, float], RowTiming]
-"""By model, threads and calls a second, 0 being back to back."""
-
-
-def _time_all(config: RunConfig, workspace: Workspace) -> Timings:
-    """Latencies by (model, threads, pace): back to back and paced, at every thread count, all rows interleaved."""
-    folders = [workspace.seed(row.name, seed) for row, seed in config.tasks()]
-    models = {folder.model: folder.train / "architecture.json" for folder in folders}
-    found: Timings = {}
-    for threads in config.threads:
-        for pace_hz in (None, config.pace_hz):
-            measured = measure_rows(models, Setting(threads), pace_hz, MEASURING_PROCESSES, workspace.latencies)
-            found |= {(model, threads, pace_hz or 0.0): one for model, one in measured.items()}
-    return found
-
-
 def _enter_results(
     config_sha: str,
     priced_by: Mapping[str, str],
@@ -334,25 +316,3 @@ def _enter_results(
                     )
                 )  # fmt: skip
     append(workspace.results, lines)
-
-
-def _latency_table(config: RunConfig, workspace: Workspace, latencies: Timings) -> str:
-    """Each row's latency under every condition as Markdown, the floor that no search changes apart."""
-    conditions = list(dict.fromkeys((threads, pace_hz) for _, threads, pace_hz in latencies))
-    heads = [f"{threads} thr, {f'{pace_hz:g} Hz' if pace_hz else 'on end'}" for threads, pace_hz in conditions]
-    lines = ["| row | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    for row in config.rows:
-        cells = []
-        for condition in conditions:
-            timings = [latencies[workspace.seed(row.name, seed).model, *condition] for seed in config.seeds_of(row)]
-            whole, floor = (
-                statistics.fmean(getattr(timing, part).median_us for timing in timings) / 1000
-                for part in ("pair", "floor")
-            )
-            cells.append(f"{whole:.3f} = {floor:.3f} + {whole - floor:.3f}")
-        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
-    note = (
-        "Median ms of a frame, means over seeds: the whole pair = its floor (the image's way in, the maps' way out, "
-        "timed as a model of its own in the same run) + the two networks."
-    )
-    return "\n".join((*lines, "", note)) + "\n"

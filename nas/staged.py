@@ -27,8 +27,8 @@ from nas.data import Dataset
 from nas.derive import Rule
 from nas.distributed import is_first
 from nas.figures import save_figure
-from nas.latency import network_ms, rhythm, search_costs
 from nas.learning import ARCHITECTURE_FILE
+from nas.prices import network_ms, rhythm, search_costs
 from nas.race import RACE_FOLDER, TOLERANCE, Entry, Judge, Race, SupernetJudge, race
 from nas.race_figure import race_figure
 from nas.search import search

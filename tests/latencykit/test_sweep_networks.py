@@ -133,7 +133,7 @@ def test_rows_are_held_to_the_convolution_and_networks_to_the_network(tmp_path, 
     assert (table.reference_us(ONE), table.reference_us(ONE, "network")) == (50.0, 2000.0)
     FakeWorkers(tmp_path / "slow", monkeypatch, f"{BY_KIND}\n    {state.format(2200.0)}")
     built = calibrate(out)
-    # two more networks, one of them paced, too, 10 % above what the table says; a second process comes with the last try
+    # two more networks, one of them paced, too, 10 % above what the table says; a second process comes with the last
     assert built.repeated == 3 * ATTEMPTS + 2 * (ATTEMPTS - 1)
     assert built.table.reference_us(ONE, "network") == 2000.0
 

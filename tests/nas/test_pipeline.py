@@ -15,15 +15,15 @@ from latencykit.measurement import Measurement
 from latencykit.runtime import Session, Setting
 from latencykit.schema import decode
 from latencykit.table_file import load_table, table_checksum
-from nas import latency, pipeline, staged
+from nas import pipeline, prices, staged, timings
 from nas.config import load_run
 from nas.data import load
 from nas.degradations import bad_frames
-from nas.latency import RowTiming
 from nas.metrics import FrameScores
 from nas.provenance import file_sha256
 from nas.results import COLUMNS, SUBSETS, read_results
 from nas.scoring import subsets as subsets_of
+from nas.timings import RowTiming
 from nas.train import training_parts
 from nas.trained import load_trained
 from nas.workspace import Workspace
@@ -90,11 +90,11 @@ def again(finished_run, work, monkeypatch):
         spy(staged, "search", lambda args: "search")
         spy(pipeline, "train", lambda args: f"train {args[4].parent.relative_to(work)}")
         spy(pipeline, "score_model", lambda args: f"score {args[0].parent.relative_to(work)}")
-        spy(latency, "build", lambda args: "build")
-        spy(latency, "validate", lambda args: "validate")
-        spy(latency, "space_needs", lambda args: "lower")
+        spy(prices, "build", lambda args: "build")
+        spy(prices, "validate", lambda args: "validate")
+        spy(prices, "space_needs", lambda args: "lower")
         spy(edges, "lower_samples", lambda args: "lower")
-        monkeypatch.setattr(latency, "measure_models", timed)
+        monkeypatch.setattr(timings, "measure_models", timed)
         monkeypatch.setattr(pipeline, "load", loaded)
         yield run
 

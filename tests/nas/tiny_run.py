@@ -22,7 +22,7 @@ from latencykit.macro import Macro
 from latencykit.measurement import Protocol
 from latencykit.sweep import build
 from latencykit.validate import validate
-from nas import latency, pipeline, staged
+from nas import pipeline, prices, staged, timings
 from nas.cli import main
 from nas.data import Dataset
 from tests.ended import Ended, run_command
@@ -84,17 +84,17 @@ def nas(*words: object) -> Ended:
 def short_protocols() -> Iterator[pytest.MonkeyPatch]:
     """Everything is measured for real, but hardly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "build", partial(build, protocol=QUICK))
-        patch.setattr(latency, "doctor", lambda: Verdict(True, (), read_cpu()))  # whatever else runs meanwhile
-        patch.setattr(latency, "validate", partial(validate, protocol=replace(QUICK, processes=2)))
-        patch.setattr(latency, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
+        patch.setattr(prices, "build", partial(build, protocol=QUICK))
+        patch.setattr(prices, "doctor", lambda: Verdict(True, (), read_cpu()))  # whatever else runs meanwhile
+        patch.setattr(prices, "validate", partial(validate, protocol=replace(QUICK, processes=2)))
+        patch.setattr(prices, "space_needs", partial(space_needs, fit_networks=30, sampled=11))
         patch.setattr(sweep, "CALIBRATION_PROTOCOL", QUICK)
         patch.setattr(sweep, "PACED_PROTOCOL", replace(QUICK, samples=1))
         patch.setattr(bench, "STEADY_PCT", dict.fromkeys(bench.STEADY_PCT, math.inf))
         patch.setattr(sweep, "SENTINEL_LIMIT_PCT", math.inf)
         patch.setattr(end_to_end, "NETWORK_PROTOCOL", QUICK)
         patch.setattr(end_to_end, "PACED_SAMPLES", 2)
-        patch.setattr(pipeline, "MEASURING_PROCESSES", 1)
+        patch.setattr(timings, "MEASURING_PROCESSES", 1)
         yield patch
 
 

@@ -1,41 +1,35 @@
-"""What a run asks of `latencykit`: a table that covers its rows, the search's costs, the latency of exported models."""
+"""What a run asks of a latency table: one that covers its rows, whether it is true, the costs of its searches."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from latencykit.architecture import Network, network_floor, read_architecture
+from latencykit.architecture import Network
 from latencykit.bench import VALIDATION_PROTOCOL
 from latencykit.calibrate import fit_table, fits, networks_to_lower, space_needs
 from latencykit.coverage import lower_all, network_kernels
 from latencykit.doctor import doctor
 from latencykit.edges import SearchCosts, cost, fit_edges, held_out, lower_samples
-from latencykit.end_to_end import measure_models
 from latencykit.errors import MissingRowError, NotComparableError
 from latencykit.figures import save_figure, validation_figure
 from latencykit.files import write_json
-from latencykit.host import CpuFacts
 from latencykit.instructions import used_cpu
 from latencykit.interpolation import with_interpolated
 from latencykit.lock import only_writer
-from latencykit.lowering import graph_to_onnx, network_onnx
 from latencykit.macro import Macro
-from latencykit.measurement import Measurement
 from latencykit.predict import predict_kernels
 from latencykit.progress import progress
 from latencykit.report import validation_json
 from latencykit.runtime import Setting, runtime_version
-from latencykit.schema import decode, read_json, to_json
+from latencykit.schema import read_json, to_json
 from latencykit.selection import choose_networks
 from latencykit.space import Architecture
 from latencykit.sweep import build, plan_build
-from latencykit.table import MACHINE_FACTS, Table, model_id, network_id
+from latencykit.table import Table
 from latencykit.table_file import load_table, save_table, table_checksum
 from latencykit.topology import check_threads
 from latencykit.validate import timed_networks, validate
@@ -44,7 +38,6 @@ VALIDATION_SEED = 7
 RACED_FIT_NETWORKS = 480
 """Networks that the edge costs of a macro configuration without stored ones are fitted to."""
 MAX_VALIDATION_BYTES = 100_000_000
-MAX_LATENCIES_BYTES = 100_000_000
 
 
 def ensure_table(path: Path, macros: Sequence[Macro], threads: Sequence[int], own: bool = True) -> Table:
@@ -197,73 +190,3 @@ def network_ms(table: Table, threads: int, network: Architecture, pace_hz: float
 def rhythm(table: Table, threads: int, pace_hz: float) -> float | None:
     """The calls a second that a table prices networks at: those asked for, or None where it is back to back only."""
     return pace_hz if table.model(table.setting(threads), pace_hz) is not None else None
-
-
-@dataclass(frozen=True)
-class RowTiming:
-    """A model timed end to end, and in the same run its floor: input and head without the two networks."""
-
-    pair: Measurement
-    floor: Measurement
-
-
-def measure_rows(
-    models: Mapping[Path, Path], setting: Setting, pace_hz: float | None, processes: int, store: Path
-) -> dict[Path, RowTiming]:
-    """Time exported models end to end, interleaved in one run; models of one architecture are timed once.
-
-    A model that is not here, since only its architecture was published, is timed with random weights. What `store`
-    holds of this very machine is not timed again, unless one of the models is missing there: rows are only compared
-    within a run.
-
-    Args:
-        models: from the ONNX file to its `architecture.json`: latency depends on the architecture, not the weights.
-        setting: of the runtime.
-        pace_hz: calls a second; None is back to back.
-        processes: fresh processes a model.
-        store: JSON file of what was timed.
-    """
-    names = {model: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for model, file in models.items()}
-    floors = {
-        model: bytes(graph_to_onnx(network_floor(read_architecture(file))).SerializeToString())
-        for model, file in models.items()
-    }
-    floor_names = {model: f"floor of {model_id(content)}" for model, content in floors.items()}
-    cpu = used_cpu()
-    group = f"{_machine(cpu)}, onnxruntime {runtime_version()}, {setting}, {pace_hz or 0:g} Hz"
-    kept = _stored(store)
-    if not kept.get(group, {}).keys() >= {*names.values(), *floor_names.values()}:
-        with TemporaryDirectory() as scratch:
-            unique = {
-                name: model if model.exists() else _like(models[model], Path(scratch))
-                for model, name in reversed(names.items())
-            }
-            for model, name in floor_names.items():
-                unique[name] = Path(scratch) / f"{name}.onnx"
-                unique[name].write_bytes(floors[model])
-            title = f"time the models, {setting}, {f'{pace_hz:g} Hz' if pace_hz else 'back to back'}"
-            with progress(title, len(unique) * processes) as advance:
-                found = measure_models([*unique.values()], setting, pace_hz, processes, advance)
-        kept[group] = {name: one.measurement for name, one in zip(unique, found, strict=True)}
-        write_json(store, to_json(kept))
-    return {model: RowTiming(kept[group][name], kept[group][floor_names[model]]) for model, name in names.items()}
-
-
-def _machine(cpu: CpuFacts) -> str:
-    """A CPU by its brand, which several share, and a checksum of what makes two machines different ones."""
-    facts = json.dumps([getattr(cpu, name) for name in MACHINE_FACTS])
-    return f"{cpu.model} {hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-
-
-def _like(architecture: Path, folder: Path) -> Path:
-    """An ONNX file of an architecture, with random weights."""
-    network = read_architecture(architecture)
-    path = folder / f"{network_id(network)}.onnx"
-    path.write_bytes(network_onnx(network))
-    return path
-
-
-def _stored(path: Path) -> dict[str, dict[str, Measurement]]:
-    if not path.exists():
-        return {}
-    return decode(dict[str, dict[str, Measurement]], read_json(path, MAX_LATENCIES_BYTES), str(path))

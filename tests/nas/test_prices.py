@@ -4,21 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latencykit.architecture import write_architecture
 from latencykit.baselines import Baseline
 from latencykit.coverage import network_kernels
 from latencykit.edges import cost
-from latencykit.end_to_end import MeasuredModel
 from latencykit.errors import MissingRowError, NotComparableError, UnfitError
-from latencykit.instructions import used_cpu
-from latencykit.measurement import Measurement
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.table_file import load_table, save_table, table_checksum
-from nas import latency
-from nas.latency import (
+from nas import prices
+from nas.prices import (
     ensure_table,
-    measure_rows,
     network_ms,
     search_costs,
     validate_table,
@@ -42,7 +37,7 @@ def table_file(finished_run, tmp_path):
 
 def test_a_table_that_covers_the_rows_is_taken_as_it_is(table_file, monkeypatch):
     before = table_file.read_bytes()
-    monkeypatch.setattr(latency, "build", refuse)
+    monkeypatch.setattr(prices, "build", refuse)
     assert ensure_table(table_file, [MACRO], [1]) == load_table(table_file)
     assert table_file.read_bytes() == before
 
@@ -52,7 +47,7 @@ def test_a_table_with_the_rows_edge_costs_serves_whatever_machine_it_is_of(table
     foreign = replace(whole, cpu=replace(whole.cpu, model="Another CPU", isa=("sve2",)), runtime={"onnxruntime": "0.1"})
     save_table(foreign, table_file)
     for name in ("build", "space_needs"):
-        monkeypatch.setattr(latency, name, refuse)
+        monkeypatch.setattr(prices, name, refuse)
     assert ensure_table(table_file, [MACRO], [1]).cpu.model == "Another CPU"
     here, there = (search_costs(table, 1, MACRO, 30.0) for table in (whole, load_table(table_file)))
     assert (there.fixed_ms, there.residual_pct, there.pace_hz) == (here.fixed_ms, here.residual_pct, 30.0)
@@ -82,7 +77,7 @@ def test_a_table_that_lacks_rows_is_completed_and_keeps_what_it_had(table_file):
 def test_a_lacking_table_that_a_user_named_is_not_written_to(table_file, monkeypatch):
     save_table(lacking(load_table(table_file)), table_file)
     before = table_file.read_bytes()
-    monkeypatch.setattr(latency, "space_needs", refuse)
+    monkeypatch.setattr(prices, "space_needs", refuse)
     with pytest.raises(MissingRowError, match=f"latencykit build --out {table_file} --threads 1, with --space"):
         ensure_table(table_file, [MACRO], [1], own=False)
     assert table_file.read_bytes() == before
@@ -101,7 +96,7 @@ OTHER = replace(MACRO, cell_nodes=1)
 
 
 def test_a_macro_configuration_without_stored_costs_is_priced_from_the_kernels_that_there_are(table_file, monkeypatch):
-    monkeypatch.setattr(latency, "RACED_FIT_NETWORKS", 120)
+    monkeypatch.setattr(prices, "RACED_FIT_NETWORKS", 120)
     table = load_table(table_file)
     costs = search_costs(table, 1, OTHER, 30.0)
     assert costs.pace_hz == 30.0
@@ -135,14 +130,14 @@ def test_a_table_of_another_machine_without_the_thread_count_says_which_it_has(t
 
 
 def test_more_threads_than_cores_are_refused_before_anything_is_lowered(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "space_needs", None)
+    monkeypatch.setattr(prices, "space_needs", None)
     with pytest.raises(UnfitError, match="9999"):
         ensure_table(tmp_path / "new.json", [MACRO], [9999])
 
 
 def test_a_validation_is_not_done_again(validated, monkeypatch):
     folder, table = validated
-    monkeypatch.setattr(latency, "validate", refuse)
+    monkeypatch.setattr(prices, "validate", refuse)
     validate_table(table, MACRO, 1, 2, folder)
 
 
@@ -194,61 +189,6 @@ def test_a_search_is_steered_by_the_paced_costs_that_the_table_holds(finished_ru
             np.testing.assert_array_equal(costs.edges_ms[cell_type], array)
 
 
-def test_models_of_one_architecture_are_timed_once(tmp_path, monkeypatch):
-    models = {}
-    for name, width in (("a0", 4), ("b0", 8), ("a1", 4)):
-        write_architecture(tmp_path / f"{name}.json", Baseline(width=width, depth=2, stride=8))
-        models[tmp_path / f"{name}.onnx"] = tmp_path / f"{name}.json"
-    asked = []
-
-    def fake(paths, setting, pace_hz, processes, advance):
-        asked.append((list(paths), setting.threads, pace_hz, processes))
-        return [MeasuredModel(str(path), Measurement(((float(n),),)), (), None) for n, path in enumerate(paths, 1)]
-
-    monkeypatch.setattr(latency, "measure_models", fake)
-    found = measure_rows(models, Setting(1), 30.0, 5, tmp_path / "latencies.json")
-    ((paths, threads, pace_hz, processes),) = asked
-    assert (len(paths), threads, pace_hz, processes) == (3, 1, 30.0, 5)  # two architectures and their floor
-    assert found.keys() == models.keys()
-    a0, b0, a1 = (found[path].pair.median_us for path in models)
-    assert a0 == a1 != b0
-    assert len({found[path].floor.median_us for path in models}) == 1
-
-
-def test_what_was_timed_is_not_timed_again_until_a_model_is_added(tmp_path, monkeypatch):
-    models, asked = {}, []
-
-    def fake(paths, setting, pace_hz, processes, advance):
-        asked.append(len(paths))
-        return [MeasuredModel(str(path), Measurement(((float(n),),)), (), None) for n, path in enumerate(paths, 1)]
-
-    monkeypatch.setattr(latency, "measure_models", fake)
-    for name, width in (("a", 4), ("b", 8)):
-        write_architecture(tmp_path / f"{name}.json", Baseline(width=width, depth=2, stride=8))
-        models[tmp_path / f"{name}.onnx"] = tmp_path / f"{name}.json"
-        for _ in range(2):
-            found = measure_rows(models, Setting(1), None, 3, tmp_path / "latencies.json")
-    assert asked == [2, 3]
-    assert sorted(one.pair.median_us for one in found.values()) == [1.0, 2.0]
-    measure_rows(models, Setting(2), None, 3, tmp_path / "latencies.json")
-    assert asked == [2, 3, 3]
-
-
-def test_what_another_machine_of_the_same_brand_took_does_not_count_here(tmp_path, monkeypatch):
-    asked = []
-
-    def fake(paths, setting, pace_hz, processes, advance):
-        asked.append(len(paths))
-        return [MeasuredModel(str(path), Measurement(((1.0,),)), (), None) for path in paths]
-
-    monkeypatch.setattr(latency, "measure_models", fake)
-    write_architecture(tmp_path / "a.json", Baseline(width=4, depth=2, stride=8))
-    for l3_bytes in (2**24, 2**25, 2**24):
-        monkeypatch.setattr(latency, "used_cpu", lambda size=l3_bytes: replace(used_cpu(), l3_bytes=size))
-        measure_rows({tmp_path / "a.onnx": tmp_path / "a.json"}, Setting(1), None, 3, tmp_path / "latencies.json")
-    assert asked == [2, 2]  # the pair and its floor, on each of two machines
-
-
 def test_kernels_that_a_table_lacks_are_measured_into_a_copy(table_file, tmp_path):
     before, table = table_file.read_bytes(), load_table(table_file)
     other = Baseline(width=3, depth=2, stride=8)
@@ -265,7 +205,7 @@ def test_a_copy_of_a_table_that_has_changed_since_is_begun_anew_with_its_kernels
     with short_protocols():
         priced = with_kernels_of(table, [other], [1], path)
     changed = replace(table, validations=({"seed": 1},))
-    monkeypatch.setattr(latency, "plan_build", None)  # nothing is measured again
+    monkeypatch.setattr(prices, "plan_build", None)  # nothing is measured again
     again = with_kernels_of(changed, [other], [1], path)
     assert again.validations == changed.validations
     assert set(again.rows) == set(priced.rows)
