@@ -144,7 +144,11 @@ class Batch:
 
 
 def measure_batches(
-    batches: Sequence[Batch], setting: Setting, journal: Journal, advance: Callable[..., object]
+    batches: Sequence[Batch],
+    setting: Setting,
+    journal: Journal,
+    advance: Callable[..., object],
+    attempts: int | None = None,
 ) -> None:
     """Measure what the journal does not hold yet.
 
@@ -158,6 +162,7 @@ def measure_batches(
         journal: of what was measured; what is measured goes there.
         advance: told the id of each sample set, those of the journal included, and of what is taken again, which is no
             further unit (`latencykit.lines.Advance`).
+        attempts: as for `bench.measure_items`; `ATTEMPTS` where None.
     """
     asked = {name for batch in batches for name in batch.models}
     done = {(sample.id, sample.process) for sample in journal.samples(setting) if sample.id in asked}
@@ -167,10 +172,10 @@ def measure_batches(
     folder = journal.path.parent  # where the next build removes what a killed one leaves
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
         work = [(batch, _written(batch.models, Path(scratch))) for batch in batches if batch.models]
-        for upto, attempts in [*((n, 1) for n in range(1, rounds)), (rounds, ATTEMPTS)]:
+        for upto, tries in [*((n, 1) for n in range(1, rounds)), (rounds, attempts or ATTEMPTS)]:
             for batch, items in work:
                 part = replace(batch, protocol=replace(batch.protocol, processes=min(upto, batch.protocol.processes)))
-                for sample in _measured(items, setting, part, journal, attempts):
+                for sample in _measured(items, setting, part, journal, tries):
                     again = (sample.id, sample.process) in done
                     done.add((sample.id, sample.process))
                     advance(sample.id, **(TAKEN_AGAIN if again else {}))

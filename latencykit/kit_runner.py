@@ -72,9 +72,9 @@ def run(folder: Path, out: Path, threads: str | None = None, force: bool = False
     if out.exists():
         raise UsageError(f"{out} is there already; name another --out, or delete it.")
     kit = open_kit(folder)
-    plan, rows, checks = kit.plan, ROW_PROTOCOL, VALIDATION_PROTOCOL
-    if quick:
-        plan, rows, checks = plan.as_trial, TRIAL_ROW_PROTOCOL, TRIAL_VALIDATION_PROTOCOL
+    plan, rows, checks, attempts = kit.plan, ROW_PROTOCOL, VALIDATION_PROTOCOL, None
+    if quick:  # whatever state the machine is in: nobody goes by a trial's figures
+        plan, rows, checks, attempts = plan.as_trial, TRIAL_ROW_PROTOCOL, TRIAL_VALIDATION_PROTOCOL, 1
     settings = settings_of(threads)
     verdict = _watch(force)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +89,12 @@ def run(folder: Path, out: Path, threads: str | None = None, force: bool = False
     todo = work.todo(out, settings, paced=not quick)
     _say(f"{len(todo.missing)} rows and {len(todo.untimed)} timings of networks at {', '.join(map(str, settings))}")
     with lines("measure", todo.sample_sets(rows)) as advance:
-        table = measure_plan(todo, verdict, journal, advance)
+        table = measure_plan(todo, verdict, journal, advance, attempts)
     table = fit_table(table, work.needs.samples)
     for model in table.models:
         rhythm = f"{model.pace_hz:g} Hz" if model.pace_hz else "back to back"
         _say(f"  calibrated at {model.setting}, {rhythm}: off by {model.residual_pct:.1f} % on average")
-    time_networks(work, settings, table, later)
+    time_networks(work, settings, table, later, attempts)
     timings = timings_json(work, settings, table, later)
     write_archive(out, result_files(plan, table, work.needs.samples, timings, work.graphs()))
     journal.remove()

@@ -91,14 +91,16 @@ def lower(plan: KitPlan, models: Mapping[str, bytes]) -> Work:
     return Work(needs, tuple(validation), tuple(brought), models)
 
 
-def time_networks(work: Work, settings: Sequence[Setting], table: Table, journal: Journal) -> None:
+def time_networks(
+    work: Work, settings: Sequence[Setting], table: Table, journal: Journal, attempts: int | None = None
+) -> None:
     """Time the unseen networks and the user's models back to back, after all that the table is made from."""
     networks = {network.id: network for network in (*work.validation, *work.brought)}
     models = {name: (partial(work.model, network), False) for name, network in networks.items()}
     with lines("time unseen networks", len(settings) * len(models) * journal.protocol.processes) as advance:
         for setting in settings:
             batch = Batch(journal.protocol, models, NETWORK, table.reference_us(setting, NETWORK.name))
-            measure_batches([batch], setting, journal, advance)
+            measure_batches([batch], setting, journal, advance, attempts)
 
 
 def timings_json(work: Work, settings: Sequence[Setting], table: Table, journal: Journal) -> list[dict[str, Any]]:

@@ -198,13 +198,15 @@ def build(
     return Built(replace(table, path=path), len(plan.missing), reused, len(plan.untimed), repeated, wall_s, timed_s)
 
 
-def measure_plan(plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[..., object]) -> Table:
+def measure_plan(
+    plan: Plan, verdict: Verdict, journal: Journal, advance: Callable[..., object], attempts: int | None = None
+) -> Table:
     """The plan's table with what it misses, measured into the journal; nothing is fitted or written yet."""
     table = plan.table or Table(as_used(verdict.cpu), journal.runtime, _plain(verdict), ())
     if plan.table is not None and plan.settings:
         table = replace(table, doctor=_both(table.doctor, verdict))
     for setting in plan.settings:
-        table = _measure_setting(table, setting, plan, journal, advance)
+        table = _measure_setting(table, setting, plan, journal, advance, attempts)
     return table
 
 
@@ -214,6 +216,7 @@ def _measure_setting(
     plan: Plan,
     journal: Journal,
     advance: Callable[..., object],
+    attempts: int | None,
 ) -> Table:
     """The table with everything that it misses under one setting."""
     keys = [key for missing, key in plan.missing if missing == setting]
@@ -227,7 +230,7 @@ def _measure_setting(
         batches.append(Batch(network_protocol(pace_hz), networks, NETWORK, network_us))
     if any(batch.models for batch in batches) and (reference_us or journal.samples(setting)):
         _check_sentinel(setting, reference_us, journal)
-    measure_batches(batches, setting, journal, advance)
+    measure_batches(batches, setting, journal, advance, attempts)
     measured = collect(journal.samples(setting))
     rows = [
         defined_row(key, setting) if isinstance(key, Primitive) and _is_defined(key)

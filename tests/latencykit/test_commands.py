@@ -367,7 +367,7 @@ def test_a_stored_validation_is_in_the_table_and_what_the_table_predicts_is_the_
 
 def test_a_validation_on_an_unsteady_machine_warns(tool, table, space, tmp_path, monkeypatch):
     monkeypatch.setattr("latencykit.journal.ATTEMPTS", 1)
-    FakeWorkers(tmp_path, monkeypatch, states=[9000.0])
+    FakeWorkers(tmp_path, monkeypatch, states=[9e6])
     words = ("validate", table, "--networks", 2, "--seed", 7, "--threads", 1, "--macro", space, "--processes", 2)
     data = tool(*words, "--json").data
     assert data["unsteady"] > 4  # the two networks and those that are timed along

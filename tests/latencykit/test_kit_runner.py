@@ -69,6 +69,7 @@ class FakeClock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> None:
         self.measured: list[tuple[Setting, float | None, str, int]] = []
         self.stop_after = stop_after
+        self.attempts = set[int]()
         monkeypatch.setattr("latencykit.journal.measure_items", self.measure)
         monkeypatch.setattr(sweep, "sentinel_us", lambda setting, reference_us: reference_us)
         monkeypatch.setattr(module, "doctor", lambda: VERDICT)
@@ -81,8 +82,10 @@ class FakeClock:
         *,
         known: Sequence[Sample],
         sentinel: SentinelModel,
+        attempts: int,
         **_: Any,
     ) -> Iterator[Sample]:
+        self.attempts.add(attempts)
         done = {(sample.id, sample.process) for sample in known}
         for process in range(protocol.processes):
             for item in items:
@@ -227,10 +230,11 @@ def test_timings_in_another_state_of_the_machine_are_counted(
     assert any("2 timings" in warning for warning in found.warnings)
 
 
-def test_a_trial_says_so_in_its_table(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    FakeClock(monkeypatch)
+def test_a_trial_measures_once_and_says_so_in_its_table(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = FakeClock(monkeypatch)
     monkeypatch.setattr("latencykit.kit_plan.TRIAL_FIT_NETWORKS", 6)
     run(kit, tmp_path / "r.zip", "1", quick=True)
+    assert clock.attempts == {1}
     found = ingest(tmp_path / "r.zip")
     assert found.table.validations[0]["trial"] is True
     assert "a trial" in found.warnings[0]

@@ -142,7 +142,7 @@ def test_every_latency_is_shown_beside_its_floor(finished_run):
     network = file_sha256(Workspace(finished_run.out).row(BASELINE) / "architecture.json")[:16]
     assert len(cells) == len(kept) == 2  # one thread count, two rhythms
     for cell, timed in zip(cells, decode(dict[str, dict[str, Measurement]], kept, "").values(), strict=True):
-        whole, floor, own = map(float, re.findall(r"[0-9.]+", cell))
+        whole, floor, own = map(float, re.findall(r"-?[0-9.]+", cell))
         floors = [one for name, one in timed.items() if "floor" in name]
         assert whole == pytest.approx(timed[network].median_us / 1000, abs=6e-4)
         assert floor in [pytest.approx(one.median_us / 1000, abs=6e-4) for one in floors]
