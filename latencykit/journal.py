@@ -171,7 +171,7 @@ def measure_batches(
     rounds = max((batch.protocol.processes for batch in batches if batch.models), default=1)
     folder = journal.path.parent  # where the next build removes what a killed one leaves
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{journal.path.name}.", suffix=TEMPORARY) as scratch:
-        work = [(batch, _written(batch.models, Path(scratch))) for batch in batches if batch.models]
+        work = [(batch, _written(batch, Path(scratch))) for batch in batches if batch.models]
         for upto, tries in [*((n, 1) for n in range(1, rounds)), (rounds, attempts or ATTEMPTS)]:
             for batch, items in work:
                 part = replace(batch, protocol=replace(batch.protocol, processes=min(upto, batch.protocol.processes)))
@@ -181,9 +181,9 @@ def measure_batches(
                     advance(sample.id, **(TAKEN_AGAIN if again else {}))
 
 
-def _written(models: Mapping[str, tuple[Callable[[], bytes], bool]], folder: Path) -> list[Item]:
+def _written(batch: Batch, folder: Path) -> list[Item]:
     items = []
-    for name, (model, as_is) in models.items():
+    for name, (model, as_is) in batch.models.items():
         path = folder / f"{name}.onnx"
         path.write_bytes(model())
         items.append(Item(name, str(path), as_is))

@@ -68,9 +68,6 @@ class Job:
     seed: int = 0
 
 
-_PROTOCOLS = ("protocol", "sentinel_protocol")
-
-
 def job_to_json(job: Job) -> str:
     """A job as one line of JSON."""
     return json.dumps(asdict(job))
@@ -80,8 +77,9 @@ def job_from_json(text: str) -> Job:
     """The job of a line that `job_to_json` wrote."""
     data = json.loads(text)
     items = tuple(Item(**item) for item in data["items"])
-    setting, protocol, of_sentinel = (Setting(**data["setting"]), *(Protocol(**data[name]) for name in _PROTOCOLS))
-    return Job(setting, protocol, tuple(data["cpus"]), items, Item(**data["sentinel"]), of_sentinel, data["seed"])
+    setting, cpus, sentinel = Setting(**data["setting"]), tuple(data["cpus"]), Item(**data["sentinel"])
+    protocol, of_sentinel = (Protocol(**data[name]) for name in ("protocol", "sentinel_protocol"))
+    return Job(setting, protocol, cpus, items, sentinel, of_sentinel, data["seed"])
 
 
 class Timing:

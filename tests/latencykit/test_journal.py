@@ -142,7 +142,7 @@ def test_each_sentinel_is_held_against_itself(tmp_path: Path, monkeypatch):
     journal = Journal(tmp_path / "j", CPU, RUNTIME, QUICK)
     row, network = ({name: (lambda: kernel_model(relu_kernel(2)), True)} for name in ("row", "network"))
     FakeWorkers(tmp_path / "row", monkeypatch, states=[50.0])
-    measure_batches([Batch(QUICK, row, CONVOLUTION, 45.0)], ONE, journal, nothing)
+    measure_batches([Batch(QUICK, row, CONVOLUTION, 48.0)], ONE, journal, nothing)
     workers = FakeWorkers(tmp_path / "network", monkeypatch, states=[2000.0])
     measure_batches([Batch(QUICK, network, NETWORK, None)], ONE, journal, nothing)
     assert workers.orders == [["network"]] * QUICK.processes

@@ -93,7 +93,7 @@ def run(kit: Path, out: Path, *words: str, **environment: str) -> subprocess.Com
         env={**kept, **environment, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=120,
         check=False,
     )
 
