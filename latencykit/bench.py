@@ -45,6 +45,8 @@ UNSTEADY = (
 )
 ATTEMPTS = 6
 PATIENCE_S = 60.0
+TAKEN_AGAIN_SHARE = 1.0
+"""Of the samples asked for, so many more are taken at most, over all resumes: a restless machine's build ends too."""
 TAKEN_AGAIN: Mapping[str, Any] = {"note": "the machine was in another state: taking samples again", "units": 0}
 """What the progress of a step is told of a sample that is no further unit."""
 
@@ -104,8 +106,8 @@ def measure_items(
     A virtual machine's processors may be moved apart and together again by its host: two threads then exchange data at
     another speed for seconds to minutes, and whole networks take up to 1.8 times as long. So a sample whose sentinel
     was slower than the best one by more than `STEADY_PCT` is measured again, in a process of its own round, once
-    that is back; `collect` takes the steadiest of each round. After the last attempt what there is has to do, and
-    says so by its sentinel.
+    that is back; `collect` takes the steadiest of each round. After the last attempt, or where `TAKEN_AGAIN_SHARE` is
+    used up, what there is has to do, and says so by its sentinel.
 
     Close it (`contextlib.closing`) where the loop over it may be left early: that ends the measuring process.
 
@@ -129,11 +131,13 @@ def measure_items(
     with _sentinel_job(setting, sentinel, protocol, seed) as job:
         for attempt in range(attempts):
             limit_us = steady_limit_us(seen, reference_us, sentinel.name) if attempts > 1 else math.inf
-            rounds = [
-                [i for i in items if (i.id, n) not in best or best[i.id, n].state_us > limit_us]
-                for n in range(protocol.processes)
-            ]
-            if not any(rounds):
+            places = [(item.id, n) for n in range(protocol.processes) for item in items]
+            unsteady = [place for place in places if place in best and best[place].state_us > limit_us]
+            random.Random(f"{seed}/{attempt}").shuffle(unsteady)
+            left = int(TAKEN_AGAIN_SHARE * len(places)) - (len(seen) - len(best))
+            wanted = {place for place in places if place not in best}.union(unsteady[: max(0, left)])
+            rounds = [[item for item in items if (item.id, n) in wanted] for n in range(protocol.processes)]
+            if not wanted:
                 return
             if attempt:
                 _wait_for(limit_us, job)

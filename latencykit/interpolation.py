@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -12,38 +12,70 @@ from latencykit.runtime import Setting
 from latencykit.table import Row, Table
 
 FEWEST_ROWS = 6
+LEAST_US = 0.02
+"""Of a kernel that is not told from the overhead of a call."""
 _RIDGE = 1e-3
 
 
 def interpolated_row(table: Table, setting: Setting, kernel: Kernel) -> Row:
     """A row whose cost follows the measured rows of the same operation, window and layout.
 
-    The logarithm of the cost is linear in those of multiply-accumulates and bytes; the residual is the mean absolute
-    error of each of these rows when predicted from the others.
+    The logarithm of the cost is linear in those of multiply-accumulates and bytes. Where the kind has too few rows and
+    the kernel does less arithmetic than it moves bytes, the cost is that of the same operation with any window, scaled
+    by bytes as such kernels are among themselves. The residual is the mean absolute error of each of these rows when
+    predicted from the others.
 
     Raises:
-        MissingRowError: fewer than `FEWEST_ROWS` rows of the kind.
+        MissingRowError: fewer than `FEWEST_ROWS` rows of the kind, and none of the operation that would do.
     """
-    kind = _kind(kernel)
-    rows = [r for r in table.rows if r.setting == setting and isinstance(r.key, Kernel) and _kind(r.key) == kind]
     overhead_us = table.row(setting, CALL_OVERHEAD).median_us
-    rows = [row for row in rows if row.median_us > overhead_us and row.origin != "interpolated"]
-    if len(rows) < FEWEST_ROWS:
-        raise MissingRowError(
-            f"{table.name} has no row for {kernel} at {setting} and {len(rows)} rows of its kind; {FEWEST_ROWS} are "
-            f"needed to interpolate. Measure it: latencykit build --out {table.name} --threads {setting.threads} "
-            "--only-added --add MODEL"
-        )
-    design = np.array([_logarithms(row.key) for row in rows if isinstance(row.key, Kernel)])
-    target = np.log([row.median_us - overhead_us for row in rows])
+    rows = [row for row in table.rows if row.setting == setting and row.origin != "interpolated"]
+    known = {row.key: row.median_us - overhead_us for row in rows if isinstance(row.key, Kernel)}
+    kind = _kind(kernel)
+    costs_us = {key: cost_us for key, cost_us in known.items() if _kind(key) == kind and cost_us > 0}
+    if len(costs_us) >= FEWEST_ROWS:
+        cost_us, residual_pct = _by_work_and_bytes(costs_us, kernel)
+    else:
+        light = {key: max(cost_us, LEAST_US) for key, cost_us in known.items() if _is_light(key)}
+        if not _is_light(kernel) or not any(_operation(key) == _operation(kernel) for key in light):
+            raise MissingRowError(
+                f"{table.name} has no row for {kernel} at {setting} and {len(costs_us)} rows of its kind; "
+                f"{FEWEST_ROWS} are needed to interpolate. Measure it: latencykit build --out {table.name} --threads "
+                f"{setting.threads} --only-added --add MODEL"
+            )
+        cost_us, residual_pct = _by_operation_and_bytes(light, kernel)
+    costs = kernel.macs, kernel.parameters, kernel.moved_bytes
+    return Row(kernel, setting, "interpolated", *costs, None, cost_us, residual_pct)
+
+
+def _by_work_and_bytes(costs_us: Mapping[Kernel, float], kernel: Kernel) -> tuple[float, float]:
+    """A cost in us and the error in percent."""
+    design = np.array([_logarithms(key) for key in costs_us])
+    target = np.log([*costs_us.values()])
     inverse = np.linalg.inv(design.T @ design + _RIDGE * np.eye(design.shape[1]))
     weights = inverse @ design.T @ target
     leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
     errors = (target - design @ weights) / (1 - leverage)
-    residual_pct = float(100 * np.abs(np.expm1(np.clip(errors, -3, 3))).mean())
-    cost_us = float(np.exp(np.clip(_logarithms(kernel) @ weights, -10, 25)))
-    costs = kernel.macs, kernel.parameters, kernel.moved_bytes
-    return Row(kernel, setting, "interpolated", *costs, None, cost_us, residual_pct)
+    return float(np.exp(np.clip(_logarithms(kernel) @ weights, -10, 25))), _percent(errors)
+
+
+def _by_operation_and_bytes(costs_us: Mapping[Kernel, float], kernel: Kernel) -> tuple[float, float]:
+    """A cost in us and the error in percent: one slope by bytes for all operations, and each one's own level."""
+    members: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for key, cost_us in costs_us.items():
+        members.setdefault(_operation(key), []).append((np.log(max(1, key.moved_bytes)), np.log(cost_us)))
+    groups = {operation: np.array(points) for operation, points in members.items()}
+    centred = np.concatenate([points - points.mean(axis=0) for points in groups.values()])
+    slope = float(centred[:, 0] @ centred[:, 1] / (centred[:, 0] @ centred[:, 0] + _RIDGE))
+    levels = {operation: points @ [-slope, 1] for operation, points in groups.items()}
+    errors = [(of - of.mean()) * len(of) / (len(of) - 1) for of in levels.values() if len(of) > 1]
+    cost_us = float(np.exp(levels[_operation(kernel)].mean() + slope * np.log(max(1, kernel.moved_bytes))))
+    return cost_us, _percent(np.concatenate(errors)) if errors else 100.0
+
+
+def _percent(errors: np.ndarray) -> float:
+    """Mean absolute error of logarithms, percent."""
+    return float(100 * np.abs(np.expm1(np.clip(errors, -3, 3))).mean())
 
 
 def with_interpolated(table: Table, setting: Setting, kernels: Iterable[Kernel]) -> Table:
@@ -61,6 +93,15 @@ def with_interpolated(table: Table, setting: Setting, kernels: Iterable[Kernel])
 def _kind(kernel: Kernel) -> tuple[object, ...]:
     windows = kernel.attribute("kernel_shape"), kernel.attribute("strides"), kernel.attribute("dilations")
     return (kernel.op, kernel.domain, kernel.in_groups, *windows)
+
+
+def _operation(kernel: Kernel) -> tuple[str, str]:
+    return kernel.op, kernel.domain
+
+
+def _is_light(kernel: Kernel) -> bool:
+    """Whether moving its data is all that it costs."""
+    return kernel.macs <= kernel.moved_bytes
 
 
 def _logarithms(kernel: Kernel) -> np.ndarray:

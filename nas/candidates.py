@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -34,6 +33,7 @@ class Finder:
         price: of a network; one that the table cannot price is no candidate.
         show: how far it is.
         one_a_macro: candidates stand for their macro configurations, so each has another, and their cells say nothing.
+        unpriced: networks with a kernel of which the table hardly knows the kind.
     """
 
     space: MacroSpace
@@ -42,6 +42,7 @@ class Finder:
     price: Price
     show: Show
     one_a_macro: bool = False
+    unpriced: list[Architecture] = field(default_factory=list, init=False)
 
     def drawn(self, rng: np.random.Generator) -> list[Candidate]:
         """The most promising chains, and of many drawn ones, each improved by neighbours that promise more.
@@ -79,7 +80,7 @@ class Finder:
         with self.show(f"draw networks of {self.target_ms:g} ms", self.config.draws, 0) as advance:
             for _ in range(self.config.draws):
                 network, others = draw(), [one for one, _ in (*known, *found)]
-                advance(note=f"{len(found)} found")
+                advance(note=self._note(found))
                 taken = network.macro in [one.macro for one in others] if self.one_a_macro else network in others
                 if not taken and (cost_ms := self._fitting_ms(network)) is not None:
                     found.append((network, cost_ms))
@@ -93,7 +94,7 @@ class Finder:
         with self.show("price chains of convolutions", len(self.space.chains), 0) as advance:
             found: list[Candidate] = []
             for network in self.space.chains:
-                advance(note=f"{len(found)} found")
+                advance(note=self._note(found))
                 if (cost_ms := self._fitting_ms(network)) is not None:
                     found.append((network, cost_ms))
         return found
@@ -114,11 +115,15 @@ class Finder:
 
     def _fitting_ms(self, network: Architecture) -> float | None:
         """What a network takes; None where that is not in the band, or the table hardly knows a kernel of it."""
-        with suppress(MissingRowError):
+        try:
             cost_ms = self.price(network)
-            if (1 - self.config.band) * self.target_ms <= cost_ms <= self.target_ms:
-                return cost_ms
-        return None
+        except MissingRowError:
+            self.unpriced.append(network)
+            return None
+        return cost_ms if (1 - self.config.band) * self.target_ms <= cost_ms <= self.target_ms else None
+
+    def _note(self, found: Sequence[Candidate]) -> str:
+        return f"{len(found)} found" + (f", {len(self.unpriced)} without a price" if self.unpriced else "")
 
 
 def _most_promising(found: Sequence[Candidate], count: int) -> list[Candidate]:

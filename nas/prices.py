@@ -179,12 +179,24 @@ def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> Se
     return fit_edges(whole, setting, samples, rhythm(table, threads, pace_hz))
 
 
-def network_ms(table: Table, threads: int, network: Architecture, pace_hz: float) -> float:
-    """What a table says of one network, lowered on this CPU; errors and rhythm as for `search_costs`."""
-    setting = table.setting(threads)
-    table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
-    rate = rhythm(table, threads, pace_hz)
-    return predict_kernels(table, setting, network_kernels(network), pace_hz=rate, interpolate=True).latency_us / 1000
+class NetworkPrices:
+    """What a table says of networks, ms, lowered on this CPU; a kernel that it lacks is interpolated, once.
+
+    Raises:
+        MissingRowError: kernels whose kind the table hardly knows, when called.
+        NotComparableError: this host's instruction set or runtime gives other kernels.
+    """
+
+    def __init__(self, table: Table, threads: int, pace_hz: float) -> None:
+        table.require_same_kernels(used_cpu(), {"onnxruntime": runtime_version()})
+        self._table = table
+        self._setting = table.setting(threads)
+        self._pace_hz = rhythm(table, threads, pace_hz)
+
+    def __call__(self, network: Architecture) -> float:
+        kernels = network_kernels(network)
+        self._table = with_interpolated(self._table, self._setting, kernels)
+        return predict_kernels(self._table, self._setting, kernels, pace_hz=self._pace_hz).latency_us / 1000
 
 
 def rhythm(table: Table, threads: int, pace_hz: float) -> float | None:

@@ -28,7 +28,7 @@ from nas.derive import Rule
 from nas.distributed import is_first
 from nas.figures import save_figure
 from nas.learning import ARCHITECTURE_FILE
-from nas.prices import network_ms, rhythm, search_costs
+from nas.prices import NetworkPrices, rhythm, search_costs
 from nas.race import RACE_FOLDER, TOLERANCE, Entry, Judge, Race, SupernetJudge, race
 from nas.race_figure import race_figure
 from nas.search import search
@@ -96,7 +96,7 @@ def search_row(
         return Found(result.architecture, result.history[-1]["derived_ms"], costs.pace_hz, result.history)
     target_ms, folder, racing = target_of(row, settings), out / RACE_FOLDER, run.race_of(row)
 
-    price = partial(network_ms, table, threads, pace_hz=run.pace_hz)
+    price = NetworkPrices(table, threads, run.pace_hz)
     costs_of = partial(search_costs, table, threads, pace_hz=run.pace_hz)
     judge = Judge(racing, run.train_of(row), dataset, price, seed, show)
     if racing.racers == "supernets":

@@ -12,6 +12,7 @@ import pytest
 from latencykit.bench import (
     SENTINEL_ID,
     STEADY_PCT,
+    TAKEN_AGAIN_SHARE,
     Sample,
     collect,
     gather,
@@ -154,7 +155,8 @@ def test_the_fastest_sentinel_of_all_decides_even_one_beside_a_slow_one(tmp_path
     Waits(monkeypatch)
     body = 'result["sentinel_us"] = [40.0, 90.0] if state == 90.0 else [state, state]'
     workers = FakeWorkers(tmp_path, monkeypatch, body, [90.0, 40.0, 50.0, 40.0, 41.0])
-    samples = list(measure_items(ITEMS[:1], ONE, replace(THREE, processes=1)))
+    steady = known("item1", 0, state_us=42.0)
+    samples = list(measure_items(ITEMS[:2], ONE, replace(THREE, processes=1), known=steady))
     assert workers.orders == [["item0"], PROBE, ["item0"], PROBE, ["item0"]]
     assert [sample.state_us for sample in samples] == [90.0, 50.0, 41.0]
 
@@ -168,6 +170,23 @@ def test_after_the_last_attempt_what_there_is_has_to_do(tmp_path, monkeypatch):
     assert 2 * PATIENCE_S <= waits.slept_s <= 2 * PATIENCE_S + 2
     assert steadiest(samples)["item0", 1].state_us == 95.0
     assert collect(samples)["item0"].process_medians_us == (50.0, 95.0)
+
+
+def test_a_machine_that_is_never_steady_takes_as_many_samples_again_at_most(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0, *[95.0 - step / 10 for step in range(40)]])
+    samples = list(measure_items(ITEMS, ONE, THREE))
+    again = 2 * len(ITEMS)  # all rounds but the first
+    assert len(samples) == (1 + TAKEN_AGAIN_SHARE) * 3 * len(ITEMS) > 3 * len(ITEMS) + again
+    assert Counter(sample.process for sample in samples)[0] == len(ITEMS)
+    orders = len(workers.orders)
+    assert list(measure_items(ITEMS, ONE, THREE, known=samples)) == []  # a resumed build takes no more
+    assert len(workers.orders) == orders
+    some = [sample for sample in samples if sample.id != "item5"]
+    more = list(measure_items(ITEMS, ONE, THREE, known=some))
+    firsts = {("item5", n) for n in range(3)}
+    assert firsts <= {(sample.id, sample.process) for sample in more}  # the first time, always
+    assert len(some) + len(more) == len(samples)
 
 
 def test_a_single_attempt_takes_what_comes(tmp_path, monkeypatch):

@@ -74,6 +74,55 @@ def test_too_few_rows_of_the_kind_are_an_error_that_names_the_remedy():
     assert interpolated_row(made_up_table(few), ONE, CONVS[-1]).median_us > 0
 
 
+def light(op: str, channels: int, side: int, window: int | None = None) -> Kernel:
+    """A kernel that computes next to nothing, of a kind of its own for each window."""
+    shape = (1, channels, side, side)
+    attributes = (("kernel_shape", (window, window)),) if window else ()
+    return Kernel(op, "", 14, attributes, (KernelInput("activation", "tensor(float)", shape),), 1, shape)
+
+
+LEVELS = {"Relu": 1.0, "AveragePool": 6.0, "Resize": 20.0}
+
+
+def by_bytes_us(kernel: Kernel) -> float:
+    return LEVELS[kernel.op] * 1e-4 * kernel.moved_bytes**0.9
+
+
+LIGHT = [light("Relu", 8, side) for side in (8, 16, 32, 64, 128)] + [
+    light("AveragePool", 8, side, 2) for side in (16, 64)
+]
+
+
+def test_a_light_kernel_of_a_kind_with_few_rows_follows_its_operation_s():
+    table = made_up_table({k: 2 + by_bytes_us(k) for k in (*LIGHT, light("Resize", 1, 64))})
+    for unseen in (light("AveragePool", 8, 128, 4), light("Resize", 1, 256), light("Relu", 64, 64)):
+        row = interpolated_row(table, ONE, unseen)
+        assert row.median_us == pytest.approx(by_bytes_us(unseen), rel=0.02)
+        assert (row.origin, row.residual_pct) == ("interpolated", pytest.approx(0, abs=2))
+    with pytest.raises(MissingRowError, match="0 rows of its kind"):
+        interpolated_row(table, ONE, light("Sigmoid", 8, 64))  # an operation that nobody measured
+    with pytest.raises(MissingRowError, match="0 rows of its kind"):
+        interpolated_row(table, ONE, conv(16, 32))  # its work is no matter of bytes
+
+
+def test_a_light_kernel_s_error_is_that_of_the_light_rows_each_predicted_from_the_others():
+    rng = np.random.default_rng(2)
+    costs = {k: 2 + by_bytes_us(k) * float(np.exp(0.3 * rng.standard_normal())) for k in LIGHT}
+    table = made_up_table(costs)
+    errors = []
+    for left in LIGHT:
+        without = replace(table, rows=tuple(row for row in table.rows if row.key != left))
+        errors.append(abs((costs[left] - 2) / interpolated_row(without, ONE, left).median_us - 1))
+    found = interpolated_row(table, ONE, light("AveragePool", 8, 128, 4))
+    assert found.residual_pct == pytest.approx(100 * float(np.mean(errors)), rel=0.5)
+    assert found.residual_pct > 10
+
+
+def test_a_row_that_is_no_longer_than_a_call_still_tells_its_operation():
+    table = made_up_table({k: 2 + by_bytes_us(k) for k in LIGHT} | {light("Flatten", 64, 1): 1.9})
+    assert 0 < interpolated_row(table, ONE, light("Flatten", 128, 1)).median_us < 0.1
+
+
 def test_settings_have_rows_of_their_own():
     costs = {k: 2 + power_law_us(k) for k in CONVS}
     table = made_up_table(costs).with_rows(made_up_table({k: 2 * v for k, v in costs.items()}, (TWO,)).rows)

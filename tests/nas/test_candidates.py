@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -92,7 +93,17 @@ def test_networks_that_the_table_cannot_price_are_passed_over():
             raise MissingRowError("no such kernel")
         return price(network)
 
-    assert {network.macro.cell_nodes for network, _ in drawn(replace(FINDER, price=partly))} == {1}
+    notes: list[str] = []
+
+    @contextmanager
+    def noted(title, total, done=0):
+        yield lambda *_, note="", **__: notes.append(note)
+
+    finder = replace(FINDER, price=partly, show=noted)
+    assert {network.macro.cell_nodes for network, _ in drawn(finder)} == {1}
+    assert {network.macro.cell_nodes for network in finder.unpriced} == {2}
+    assert notes[0] == "0 found"
+    assert any(note.endswith(f" found, {len(finder.unpriced)} without a price") for note in notes)
 
 
 def test_a_target_that_nothing_meets_is_refused():

@@ -13,9 +13,9 @@ from latencykit import topology
 from latencykit.architecture import network_graph, read_architecture
 from latencykit.cli import cli as latencykit_cli
 from latencykit.lowering import onnx_to_graph
-from nas import cli as module
 from nas import pipeline
 from nas.cli import cli
+from nas.commands import runs as module
 from nas.config import load_run
 from nas.data import load
 from nas.degradations import bad_frames

@@ -1,10 +1,13 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from latencykit.errors import RegressionError
+from latencykit.host import read_cpu
+from nas import optimisation
 from nas.optimisation import (
     RISE,
     annealed_temperature,
@@ -75,15 +78,17 @@ def test_gradients_are_taken_for_the_named_parameters_only():
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision", "device", "found"),
+    ("isa", "precision", "device", "found"),
     [
-        ("AVX512", "bfloat16", "cpu", "bfloat16"),
-        ("AVX2", "bfloat16", "cpu", "float32"),
-        ("DEFAULT", "bfloat16", "cpu", "float32"),
-        ("AVX2", "bfloat16", "cuda", "bfloat16"),
-        ("AVX512", "float32", "cpu", "float32"),
+        (("avx2", "avx512f", "avx512_bf16"), "bfloat16", "cpu", "bfloat16"),
+        (("avx2", "avx512f", "avx512_vnni"), "bfloat16", "cpu", "float32"),
+        (("avx2",), "bfloat16", "cpu", "float32"),
+        ((), "bfloat16", "cpu", "float32"),
+        (("avx2",), "bfloat16", "cuda", "bfloat16"),
+        (("avx2", "avx512f", "avx512_bf16"), "float32", "cpu", "float32"),
     ],
 )
-def test_bfloat16_is_computed_in_where_the_processor_has_it(monkeypatch, capability, precision, device, found):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+def test_bfloat16_is_computed_in_where_the_processor_has_it(monkeypatch, isa, precision, device, found):
+    facts = replace(read_cpu(), isa=isa)
+    monkeypatch.setattr(optimisation, "read_cpu", lambda: facts)
     assert computed_in(precision, device) == found

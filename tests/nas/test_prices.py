@@ -4,21 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from latencykit import interpolation
 from latencykit.baselines import Baseline
 from latencykit.coverage import network_kernels
 from latencykit.edges import cost
 from latencykit.errors import MissingRowError, NotComparableError, UnfitError
+from latencykit.kernels import Kernel
 from latencykit.runtime import Setting
 from latencykit.sample import sample_architectures
 from latencykit.table_file import load_table, save_table, table_checksum
 from nas import prices
-from nas.prices import (
-    ensure_table,
-    network_ms,
-    search_costs,
-    validate_table,
-    with_kernels_of,
-)
+from nas.prices import NetworkPrices, ensure_table, search_costs, validate_table, with_kernels_of
 from tests.nas.tiny_run import MACRO, short_protocols
 
 NETWORK = sample_architectures(MACRO, 1, 3)[0]
@@ -98,18 +94,33 @@ OTHER = replace(MACRO, cell_nodes=1)
 def test_a_macro_configuration_without_stored_costs_is_priced_from_the_kernels_that_there_are(table_file, monkeypatch):
     monkeypatch.setattr(prices, "RACED_FIT_NETWORKS", 120)
     table = load_table(table_file)
-    costs = search_costs(table, 1, OTHER, 30.0)
+    costs, price = search_costs(table, 1, OTHER, 30.0), NetworkPrices(table, 1, 30.0)
     assert costs.pace_hz == 30.0
     for network in sample_architectures(OTHER, 3, 5):
-        assert costs.total_ms(network) == pytest.approx(network_ms(table, 1, network, 30.0), rel=0.25)
+        assert costs.total_ms(network) == pytest.approx(price(network), rel=0.25)
     back_to_back = search_costs(table, 1, OTHER, 29.0)  # a rhythm that the table does not have
     assert back_to_back.pace_hz is None
+
+
+def test_a_kernel_that_the_table_lacks_is_guessed_once_and_in_every_network(table_file, monkeypatch):
+    table, (network, other) = load_table(table_file), sample_architectures(OTHER, 2, 5)
+    left_out = next(kernel for kernel in network_kernels(network) if kernel.op == "Conv")
+    rows = tuple(row for row in table.rows if row.key != left_out)
+    lacking = replace(table, rows=rows, networks=(), timings=())
+    guessed: list[Kernel] = []
+    guess = interpolation.interpolated_row
+    monkeypatch.setattr(interpolation, "interpolated_row", lambda *asked: guessed.append(asked[-1]) or guess(*asked))
+    price = NetworkPrices(lacking, 1, 30.0)
+    first = price(network)
+    price(other)
+    assert price(network) == first == pytest.approx(NetworkPrices(table, 1, 30.0)(network), rel=0.1)
+    assert guessed == [left_out]
 
 
 def test_a_network_of_another_instruction_set_is_not_priced(table_file):
     table = load_table(table_file)
     foreign = replace(table, cpu=replace(table.cpu, isa=("sve2",)))
-    for ask in (lambda: search_costs(foreign, 1, OTHER, 30.0), lambda: network_ms(foreign, 1, NETWORK, 30.0)):
+    for ask in (lambda: search_costs(foreign, 1, OTHER, 30.0), lambda: NetworkPrices(foreign, 1, 30.0)):
         with pytest.raises(NotComparableError, match="sve2"):
             ask()
 

@@ -41,7 +41,7 @@ def prices(macro):
 def priced():
     """Made-up prices instead of a table's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+        patch.setattr(module, "NetworkPrices", lambda table, threads, pace_hz: price)
         patch.setattr(module, "rhythm", lambda table, threads, pace_hz: pace_hz)
         patch.setattr(module, "search_costs", lambda table, threads, macro, pace_hz: prices(macro))
         yield
@@ -95,7 +95,7 @@ def test_a_race_has_a_picture(stages):
 
 
 def test_a_race_may_decide_alone(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "network_ms", lambda table, threads, network, pace_hz: price(network))
+    monkeypatch.setattr(module, "NetworkPrices", lambda table, threads, pace_hz: price)
     monkeypatch.setattr(module, "rhythm", lambda table, threads, pace_hz: None)
     row = replace(ROW, race={"epochs": [1], "candidates": 2, "search_cells": False})
     found = search_row(RUN, row, SETTINGS, None, data, 0, tmp_path)
