@@ -5,14 +5,12 @@ Exit codes are those of `latencykit` (`latencykit.errors`).
 
 from __future__ import annotations
 
-from copy import copy
-
 import click
 
-from latencykit.commands.networks import sample_command
 from latencykit.console import run_cli
 from nas.commands.results import cells_command, contact_sheet_command, pareto_command, report_command, table_command
 from nas.commands.runs import demo_command, run_command
+from nas.commands.sample import sample_command
 from nas.commands.stages import derive_command, evaluate_command, export_command, search_command, train_command
 
 
@@ -27,12 +25,9 @@ def cli() -> None:
     """Search a segmentation and a quality-control network under a CPU's latency."""
 
 
-_sample = copy(sample_command)
-_sample.help = (_sample.help or "").replace("latencykit sample", "nas sample")
-
 for command in (
     *(run_command, demo_command),
-    *(_sample, search_command, derive_command, train_command, export_command, evaluate_command),
+    *(sample_command, search_command, derive_command, train_command, export_command, evaluate_command),
     *(table_command, cells_command, pareto_command, report_command, contact_sheet_command),
 ):
     cli.add_command(command)

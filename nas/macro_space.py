@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latencykit.errors import InputError
+from latencykit.errors import InputError, UsageError
 from latencykit.macro import Macro
 from latencykit.primitives import ZERO
 from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edges
@@ -79,9 +79,11 @@ class MacroSpace:
             with suppress(InputError):  # a node without an input
                 return replace(network, choices={**network.choices, cell_type: tuple(chosen)})
 
-    def sample(self, count: int) -> list[Architecture]:
-        """Networks whose kernels a table must know to price the others by: the same ones always."""
-        rng = np.random.default_rng(SAMPLE_SEED)
+    def sample(self, count: int, seed: int = SAMPLE_SEED) -> list[Architecture]:
+        """Networks whose kernels a table must know to price the others by; raises `UsageError` as other samples do."""
+        if count < 1 or seed < 0:
+            raise UsageError(f"sample: count {count} and seed {seed}; expected at least 1 and at least 0.")
+        rng = np.random.default_rng(seed)
         return [self.draw(rng) for _ in range(count)]
 
     @cached_property

@@ -13,7 +13,7 @@ from latencykit.console import emit, json_option
 from latencykit.errors import UsageError
 from latencykit.runtime import Setting
 from latencykit.schema import to_json
-from nas.commands.options import FILE, config_option, load_config, seed_option, table_option
+from nas.commands.options import FILE, config_option, load_config, row_option, searched_row, seed_option, table_option
 
 if TYPE_CHECKING:
     from nas.data import Dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("search")
 @config_option
-@click.option("--row", "row_name", help="Which of the configuration's searched rows; the first where absent.")
+@row_option
 @click.option("--target-ms", type=float, help="Steer the search to this latency.")
 @table_option
 @seed_option
@@ -53,22 +53,20 @@ def search_command(
     from nas.staged import RACE_PICTURE, search_row, target_of
 
     run = load_config(config, table_path)
-    rows = [row for row in run.rows if row.kind == "search" and row_name in (None, row.name)]
-    if not rows:
-        raise UsageError(f"the configuration has no searched row {row_name or ''}; pass another --row.")
-    settings = run.search_of(rows[0])
+    row = searched_row(run, row_name)
+    settings = run.search_of(row)
     if target_ms is not None:
         settings = replace(settings, target_ms=target_ms)
-    if rows[0].macros is not None:
-        target_of(rows[0], settings)  # before anything is measured
+    if row.macros is not None:
+        target_of(row, settings)  # before anything is measured
     click.get_current_context().with_resource(joined(settings.device))
-    table = first_alone(lambda: run_table(run, rows[:1], out))
-    found = search_row(run, rows[0], settings, table, load(run.data).of_split("train"), seed, out)
+    table = first_alone(lambda: run_table(run, [row], out))
+    found = search_row(run, row, settings, table, load(run.data).of_split("train"), seed, out)
     if not is_first():
         return
     pictures = [out / RACE_PICTURE] if found.race else []
     if found.history:
-        save_figure(history_figure({rows[0].name: read_history(out / "history.jsonl")}), out / "history.png")
+        save_figure(history_figure({row.name: read_history(out / "history.jsonl")}), out / "history.png")
         pictures.append(out / "history.png")
     threads = run.threads[-1]
     data = {

@@ -89,6 +89,27 @@ def test_sample_writes_exactly_what_latencykit_writes(tmp_path):
     assert (tmp_path / "nas/000.json").read_bytes() != (tmp_path / "nas/001.json").read_bytes()
 
 
+def test_sample_draws_what_a_row_chooses_among(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[[rows]]\nname = "stride"\nkind = "search"\nmacro = { segmentation_stride = 4, quality_stride = 4 }\n'
+        '[[rows]]\nname = "raced"\nkind = "search"\nsearch = { target_ms = 2.0 }\n'
+        "macros = { segmentation_stride = [8], cell_nodes = [1], quality_stride = [8] }\n"
+        '[[rows]]\nname = "hand-made"\nkind = "baseline"\nbaseline = { width = 4 }\n'
+    )
+    words = ("sample", "--config", config, "--seed", 3, "--count", 3, "--out")
+    assert nas(*words, tmp_path / "first").code == 0
+    assert {read_architecture(path).macro.segmentation_stride for path in (tmp_path / "first").glob("*.json")} == {4}
+    assert nas(*words, tmp_path / "raced", "--row", "raced").code == 0
+    found = [read_architecture(tmp_path / "raced" / f"00{index}.json") for index in range(3)]
+    assert {(network.macro.segmentation_stride, network.macro.cell_nodes) for network in found} == {(8, 1)}
+    assert len({network.macro for network in found}) > 1
+    for wrong in (["--row", "hand-made"], ["--row", "warp"], ["--stride", 4], ["--set", "mixed"], ["--count", 0]):
+        assert nas(*words, tmp_path / "wrong", *wrong).code == 2
+    assert nas("sample", "--row", "raced", "--seed", 3, "--count", 3, "--out", tmp_path / "wrong").code == 2
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_sample_heeds_the_macro_file_and_the_stride(tmp_path):
     (tmp_path / "macro.json").write_text(json.dumps({"segmentation_widths": [2, 4, 8], "quality_widths": [4, 4]}))
     words = ("--seed", 1, "--count", 1, "--out", tmp_path, "--macro", tmp_path / "macro.json", "--stride", 8)
