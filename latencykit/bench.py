@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,8 +46,8 @@ UNSTEADY = (
 )
 ATTEMPTS = 6
 PATIENCE_S = 60.0
-TAKEN_AGAIN_SHARE = 1.0
-"""Of the samples asked for, so many more are taken at most, over all resumes: a restless machine's build ends too."""
+FEWEST_TAKEN_AGAIN = 50
+"""As many samples are taken again as were asked for, or as these, at most: a restless machine's build ends, too."""
 TAKEN_AGAIN: Mapping[str, Any] = {"note": "the machine was in another state: taking samples again", "units": 0}
 """What the progress of a step is told of a sample that is no further unit."""
 
@@ -118,7 +119,7 @@ def measure_items(
         seed: decides the orders and the input values.
         known: samples from before; what is among them steadily is not measured again.
         reference_us: what the sentinel takes at its best, from an earlier run; else the best of this one.
-        attempts: 1 takes what comes, and lets what is known be.
+        attempts: at a sample, what is known included; 1 takes what comes, and lets what is known be.
         one_model_a_process: a process for each item and round, so that one model's memory is not another's.
         sentinel: what tells the machine's state; samples that are known are of the same.
 
@@ -128,17 +129,18 @@ def measure_items(
         LatencyKitError: a measuring process was killed or ended before its work was done.
     """
     seen, best = [*known], steadiest(known)
+    places = [(item.id, n) for n in range(protocol.processes) for item in items]
     with _sentinel_job(setting, sentinel, protocol, seed) as job:
         for attempt in range(attempts):
             limit_us = steady_limit_us(seen, reference_us, sentinel.name) if attempts > 1 else math.inf
-            places = [(item.id, n) for n in range(protocol.processes) for item in items]
-            unsteady = [place for place in places if place in best and best[place].state_us > limit_us]
-            random.Random(f"{seed}/{attempt}").shuffle(unsteady)
-            left = int(TAKEN_AGAIN_SHARE * len(places)) - (len(seen) - len(best))
-            wanted = {place for place in places if place not in best}.union(unsteady[: max(0, left)])
-            rounds = [[item for item in items if (item.id, n) in wanted] for n in range(protocol.processes)]
+            taken = Counter((sample.id, sample.process) for sample in seen)
+            again = [p for p in places if 0 < taken[p] < attempts and best[p].state_us > limit_us]
+            again.sort(key=lambda place: -best[place].state_us)
+            left = max(len(places), FEWEST_TAKEN_AGAIN) - (len(seen) - len(best))
+            wanted = {place for place in places if not taken[place]}.union(again[: max(0, left)])
             if not wanted:
                 return
+            rounds = [[item for item in items if (item.id, n) in wanted] for n in range(protocol.processes)]
             if attempt:
                 _wait_for(limit_us, job)
             for process, todo in enumerate(rounds):

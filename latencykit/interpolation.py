@@ -1,4 +1,4 @@
-"""A kernel that a table does not hold, from the rows of its kind: marked as a guess, with its own error."""
+"""A kernel that a table does not hold, from rows of its kind or operation: marked as a guess, with its own error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from latencykit.runtime import Setting
 from latencykit.table import Row, Table
 
 FEWEST_ROWS = 6
-LEAST_US = 0.02
-"""Of a kernel that is not told from the overhead of a call."""
+_LEAST_US = 0.02
+"""Assumed of a kernel that takes no longer than an empty call."""
+_STEEPEST = 1.2
+"""Power of its bytes that a light kernel costs, at most: caches that are left make it more than 1."""
 _RIDGE = 1e-3
 
 
@@ -21,27 +23,28 @@ def interpolated_row(table: Table, setting: Setting, kernel: Kernel) -> Row:
     """A row whose cost follows the measured rows of the same operation, window and layout.
 
     The logarithm of the cost is linear in those of multiply-accumulates and bytes. Where the kind has too few rows and
-    the kernel does less arithmetic than it moves bytes, the cost is that of the same operation with any window, scaled
-    by bytes as such kernels are among themselves. The residual is the mean absolute error of each of these rows when
-    predicted from the others.
+    the kernel is light (no convolution, less arithmetic than bytes), the cost is that of the same operation with any
+    window, by a power of its bytes that all light kernels share. The residual is the mean absolute error of each of
+    these rows when predicted from the others, of all operations' where this one has a single row.
 
     Raises:
-        MissingRowError: fewer than `FEWEST_ROWS` rows of the kind, and none of the operation that would do.
+        MissingRowError: fewer than `FEWEST_ROWS` rows of the kind and, where it is light, none of its operation.
     """
     overhead_us = table.row(setting, CALL_OVERHEAD).median_us
     rows = [row for row in table.rows if row.setting == setting and row.origin != "interpolated"]
-    known = {row.key: row.median_us - overhead_us for row in rows if isinstance(row.key, Kernel)}
+    kernels = [(row.key, row.median_us - overhead_us) for row in rows if isinstance(row.key, Kernel)]
+    known = {key: cost_us for key, cost_us in kernels if key != CALL_OVERHEAD}
     kind = _kind(kernel)
     costs_us = {key: cost_us for key, cost_us in known.items() if _kind(key) == kind and cost_us > 0}
     if len(costs_us) >= FEWEST_ROWS:
         cost_us, residual_pct = _by_work_and_bytes(costs_us, kernel)
     else:
-        light = {key: max(cost_us, LEAST_US) for key, cost_us in known.items() if _is_light(key)}
+        light = {key: max(cost_us, _LEAST_US) for key, cost_us in known.items() if _is_light(key)}
         if not _is_light(kernel) or not any(_operation(key) == _operation(kernel) for key in light):
+            needed = f"{FEWEST_ROWS} are needed to interpolate" + (", or one of its operation" * _is_light(kernel))
             raise MissingRowError(
-                f"{table.name} has no row for {kernel} at {setting} and {len(costs_us)} rows of its kind; "
-                f"{FEWEST_ROWS} are needed to interpolate. Measure it: latencykit build --out {table.name} --threads "
-                f"{setting.threads} --only-added --add MODEL"
+                f"{table.name} has no row for {kernel} at {setting} and {len(costs_us)} rows of its kind; {needed}. "
+                f"Measure it: latencykit build --out {table.name} --threads {setting.threads} --only-added --add MODEL"
             )
         cost_us, residual_pct = _by_operation_and_bytes(light, kernel)
     costs = kernel.macs, kernel.parameters, kernel.moved_bytes
@@ -67,10 +70,13 @@ def _by_operation_and_bytes(costs_us: Mapping[Kernel, float], kernel: Kernel) ->
     groups = {operation: np.array(points) for operation, points in members.items()}
     centred = np.concatenate([points - points.mean(axis=0) for points in groups.values()])
     slope = float(centred[:, 0] @ centred[:, 1] / (centred[:, 0] @ centred[:, 0] + _RIDGE))
+    slope = min(max(slope, 0.0), _STEEPEST)
     levels = {operation: points @ [-slope, 1] for operation, points in groups.items()}
-    errors = [(of - of.mean()) * len(of) / (len(of) - 1) for of in levels.values() if len(of) > 1]
-    cost_us = float(np.exp(levels[_operation(kernel)].mean() + slope * np.log(max(1, kernel.moved_bytes))))
-    return cost_us, _percent(np.concatenate(errors)) if errors else 100.0
+    errors = {name: (of - of.mean()) * len(of) / (len(of) - 1) for name, of in levels.items() if len(of) > 1}
+    mine = _operation(kernel)
+    of_kernel = errors[mine] if mine in errors else np.concatenate([*errors.values(), np.zeros(0)])
+    level = levels[mine].mean() + slope * np.log(max(1, kernel.moved_bytes))
+    return float(np.exp(np.clip(level, -10, 25))), _percent(of_kernel) if len(of_kernel) else 100.0
 
 
 def _percent(errors: np.ndarray) -> float:
@@ -100,8 +106,8 @@ def _operation(kernel: Kernel) -> tuple[str, str]:
 
 
 def _is_light(kernel: Kernel) -> bool:
-    """Whether moving its data is all that it costs."""
-    return kernel.macs <= kernel.moved_bytes
+    """Whether its bytes tell its cost, as far as its operation does not."""
+    return "Conv" not in kernel.op and kernel.macs <= kernel.moved_bytes
 
 
 def _logarithms(kernel: Kernel) -> np.ndarray:

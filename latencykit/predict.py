@@ -94,7 +94,7 @@ def predict_kernels(
         kernels: what the network runs (`latencykit.kernels_of`), or how often each.
         pace_hz: calls a second; None is back to back.
         remedy: options of `latencykit build` that would add what is missing.
-        interpolate: guess a missing kernel from rows of its kind; such shares say so by their origin.
+        interpolate: guess a missing kernel from rows of its kind or operation; such shares say so by their origin.
 
     Raises:
         MissingRowError: naming every kernel that the table does not hold, or the rhythm that it is not calibrated for.

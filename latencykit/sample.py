@@ -18,11 +18,14 @@ def sample_architectures(macro: Macro, count: int, seed: int) -> list[Architectu
     Raises:
         UsageError: a count below 1 or a negative seed.
     """
-    if count < 1 or seed < 0:
-        raise UsageError(
-            f"sample: count {count} and seed {seed}; expected a count of at least 1 and a seed of at least 0."
-        )
+    check_sample(count, seed)
     return [_draw_architecture(macro, np.random.default_rng((seed, index))) for index in range(count)]
+
+
+def check_sample(count: int, seed: int) -> None:
+    """Raise `UsageError` unless a number of networks and a seed can be drawn."""
+    if count < 1 or seed < 0:
+        raise UsageError(f"{count} networks of seed {seed}; expected at least 1 network and a seed of at least 0.")
 
 
 def sparse_architectures(macro: Macro, count: int, seed: int) -> list[Architecture]:

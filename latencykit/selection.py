@@ -16,7 +16,7 @@ from latencykit.errors import InputError, UsageError
 from latencykit.macro import ActivationPlace, Head, Macro
 from latencykit.minimisers import minimisers
 from latencykit.runtime import Setting
-from latencykit.sample import sample_architectures
+from latencykit.sample import check_sample, sample_architectures
 from latencykit.space import Architecture
 from latencykit.table import Table
 
@@ -34,7 +34,7 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
     Raises:
         UsageError: more than there are.
     """
-    _require(count, seed)
+    check_sample(count, seed)
     tail = round(TAIL_POOL * TAIL_SHARE)
     if count > 2 * tail:
         raise UsageError(f"{count} networks of the tails were asked for; there are {2 * tail}.")
@@ -45,7 +45,7 @@ def tails(macro: Macro, costs: SearchCosts, count: int, seed: int) -> list[Archi
 
 def mixed(count: int, seed: int) -> list[Architecture]:
     """One architecture each of random macro configurations: strides, widths, levels, heads, activations, nodes."""
-    _require(count, seed)
+    check_sample(count, seed)
     found: list[Architecture] = []
     rng = np.random.default_rng((seed, MIXED_SEED))
     while len(found) < count:
@@ -78,15 +78,10 @@ def unet_family(count: int, seed: int) -> list[Baseline]:
         for stride in (1, 2, 4)
         for quality_width in (8, 16)
     ]
-    _require(count, seed)
+    check_sample(count, seed)
     if count > len(pairs):
         raise UsageError(f"{count} pairs of the U-Net family were asked for; there are {len(pairs)}.")
     return [pairs[index] for index in np.random.default_rng(seed).permutation(len(pairs))[:count]]
-
-
-def _require(count: int, seed: int) -> None:
-    if count < 1 or seed < 0:
-        raise UsageError(f"{count} networks of seed {seed}; expected at least 1 network and a seed of at least 0.")
 
 
 def sampled_set(name: str, macro: Macro, count: int, seed: int) -> list[Network]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -33,7 +33,6 @@ class Finder:
         price: of a network; one that the table cannot price is no candidate.
         show: how far it is.
         one_a_macro: candidates stand for their macro configurations, so each has another, and their cells say nothing.
-        unpriced: networks with a kernel of which the table hardly knows the kind.
     """
 
     space: MacroSpace
@@ -42,7 +41,6 @@ class Finder:
     price: Price
     show: Show
     one_a_macro: bool = False
-    unpriced: list[Architecture] = field(default_factory=list, init=False)
 
     def drawn(self, rng: np.random.Generator) -> list[Candidate]:
         """The most promising chains, and of many drawn ones, each improved by neighbours that promise more.
@@ -53,12 +51,13 @@ class Finder:
         config = self.config
         chains = _most_promising(self._chains(), min(config.chains, config.candidates))
         count = config.candidates - len(chains)
-        found = self._new(lambda: self.space.draw(rng), config.drawn * count, chains)
+        found, unpriced = self._new(lambda: self.space.draw(rng), config.drawn * count, chains)
         if not chains and not found:
+            lacking = f"; {unpriced} of them run kernels that it cannot price (nas sample --config)" if unpriced else ""
             raise UsageError(
                 f"none of {config.draws} networks of {len(self.space.macros)} macro configurations takes "
-                f"{1 - config.band:.0%} to 100 % of {self.target_ms:g} ms by the table; choose another target or other "
-                "`macros`."
+                f"{1 - config.band:.0%} to 100 % of {self.target_ms:g} ms by the table{lacking}; choose another target "
+                "or other `macros`."
             )
         found = _most_promising(found, count)
         return chains + (found if self.one_a_macro else self._improved(found, rng))
@@ -70,33 +69,43 @@ class Finder:
         found: list[Candidate] = []
         for parent in parents if not self.one_a_macro else ():
             near = partial(self.space.mutated, parent, rng)
-            found += self._new(near, self.config.neighbours, (*known, *found))
+            found += self._new(near, self.config.neighbours, (*known, *found))[0]
         return found
 
-    def _new(self, draw: Callable[[], Architecture], count: int, known: Sequence[Candidate]) -> list[Candidate]:
+    def _new(
+        self, draw: Callable[[], Architecture], count: int, known: Sequence[Candidate]
+    ) -> tuple[list[Candidate], int]:
+        """Networks that fit, and how many of those drawn have no price."""
         found: list[Candidate] = []
+        unpriced = 0
         if not count:
-            return found
+            return found, unpriced
         with self.show(f"draw networks of {self.target_ms:g} ms", self.config.draws, 0) as advance:
             for _ in range(self.config.draws):
                 network, others = draw(), [one for one, _ in (*known, *found)]
-                advance(note=self._note(found))
                 taken = network.macro in [one.macro for one in others] if self.one_a_macro else network in others
-                if not taken and (cost_ms := self._fitting_ms(network)) is not None:
-                    found.append((network, cost_ms))
+                if not taken:
+                    cost_ms = self._cost_ms(network)
+                    unpriced += cost_ms is None
+                    if cost_ms is not None and self._fits(cost_ms):
+                        found.append((network, cost_ms))
+                advance(note=_note(found, unpriced))
                 if len(found) == count:
                     break
-        return found
+        return found, unpriced
 
     def _chains(self) -> list[Candidate]:
         if self.one_a_macro or not self.config.chains:
             return []
+        found: list[Candidate] = []
+        unpriced = 0
         with self.show("price chains of convolutions", len(self.space.chains), 0) as advance:
-            found: list[Candidate] = []
             for network in self.space.chains:
-                advance(note=self._note(found))
-                if (cost_ms := self._fitting_ms(network)) is not None:
+                cost_ms = self._cost_ms(network)
+                unpriced += cost_ms is None
+                if cost_ms is not None and self._fits(cost_ms):
                     found.append((network, cost_ms))
+                advance(note=_note(found, unpriced))
         return found
 
     def _improved(self, found: list[Candidate], rng: np.random.Generator) -> list[Candidate]:
@@ -109,21 +118,24 @@ class Finder:
                     better = _stride(near) == _stride(network) and promise(near) > promise(network)
                     if not better or near in [one for one, _ in found]:
                         continue
-                    if (cost_ms := self._fitting_ms(near)) is not None:
+                    cost_ms = self._cost_ms(near)
+                    if cost_ms is not None and self._fits(cost_ms):
                         found[place] = near, cost_ms
         return found
 
-    def _fitting_ms(self, network: Architecture) -> float | None:
-        """What a network takes; None where that is not in the band, or the table hardly knows a kernel of it."""
+    def _cost_ms(self, network: Architecture) -> float | None:
+        """What a network takes; None where the table lacks a kernel of it that cannot be interpolated."""
         try:
-            cost_ms = self.price(network)
+            return self.price(network)
         except MissingRowError:
-            self.unpriced.append(network)
             return None
-        return cost_ms if (1 - self.config.band) * self.target_ms <= cost_ms <= self.target_ms else None
 
-    def _note(self, found: Sequence[Candidate]) -> str:
-        return f"{len(found)} found" + (f", {len(self.unpriced)} without a price" if self.unpriced else "")
+    def _fits(self, cost_ms: float) -> bool:
+        return (1 - self.config.band) * self.target_ms <= cost_ms <= self.target_ms
+
+
+def _note(found: Sequence[Candidate], unpriced: int) -> str:
+    return f"{len(found)} found" + (f", {unpriced} without a price" if unpriced else "")
 
 
 def _most_promising(found: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class Learner:
         # bfloat16 convolutions are faster with channels last
         layout = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
         self.module.to(device=self.device, memory_format=layout)  # type: ignore[call-overload]  # torch's hints lack it
+
+    def as_begun(self, state: Mapping[str, Any]) -> Learner:
+        """In the precision that a checkpoint was computed in, whatever this machine's is; older ones do not say it."""
+        return replace(self, precision=state.get("precision", self.precision))
 
     def forward(
         self, images: Tensor, probabilities: Probabilities | None = None, quality: bool = True, auxiliary: float = 0.0

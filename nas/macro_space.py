@@ -10,9 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
-from latencykit.errors import InputError, UsageError
+from latencykit.errors import InputError
 from latencykit.macro import Macro
 from latencykit.primitives import ZERO
+from latencykit.sample import check_sample
 from latencykit.space import CELL_TYPES, Architecture, CellType, Edge, cell_edges
 
 SAMPLE_SEED = 30_000
@@ -80,9 +81,12 @@ class MacroSpace:
                 return replace(network, choices={**network.choices, cell_type: tuple(chosen)})
 
     def sample(self, count: int, seed: int = SAMPLE_SEED) -> list[Architecture]:
-        """Networks whose kernels a table must know to price the others by; raises `UsageError` as other samples do."""
-        if count < 1 or seed < 0:
-            raise UsageError(f"sample: count {count} and seed {seed}; expected at least 1 and at least 0.")
+        """Networks whose kernels a table must know to price the others by.
+
+        Raises:
+            UsageError: a count below 1 or a negative seed.
+        """
+        check_sample(count, seed)
         rng = np.random.default_rng(seed)
         return [self.draw(rng) for _ in range(count)]
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from latencykit.errors import RegressionError
-from latencykit.host import read_cpu
 from nas.distributed import average_gradients
 
 Precision = Literal["float32", "bfloat16"]
@@ -53,7 +52,10 @@ def computed_in(precision: Precision, device: str) -> Precision:
     A CPU without arithmetic in bfloat16 makes do with float32's: a step would take 1.4 times as long with AVX-512 and
     three times without, so it is computed in float32 (LOG, 2026-11-27).
     """
-    return "float32" if device == "cpu" and "avx512_bf16" not in read_cpu().isa else precision
+    if precision == "float32" or device != "cpu":
+        return precision
+    has = torch.cpu.get_capabilities()
+    return "bfloat16" if has.get("avx512_bf16") or has.get("bf16") else "float32"
 
 
 def autocast(precision: Precision, device: str) -> torch.autocast:

@@ -124,7 +124,7 @@ def run(
             say(f"  warning: {doubt}")
         threads, macro = config.threads[-1], priced_macros(searched[-1])[-1]
         if not validate_table(table, macro, threads, config.validation_networks, out):
-            say("  the table is of another machine: not validated here, kernels that it lacks are interpolated")
+            say("  the table is of another machine: not validated here; a race interpolates kernels that it lacks")
     _train_all(config, table, workspace, jobs, cluster, say, only)
     config_sha, config = config.sha256(), _finished(config, workspace)
     say("scores")

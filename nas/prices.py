@@ -165,7 +165,7 @@ def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> Se
     A configuration without stored edge costs gets them fitted here, kernels that the table lacks being interpolated.
 
     Raises:
-        MissingRowError: kernels whose kind the table hardly knows.
+        MissingRowError: kernels that cannot be interpolated.
         NotComparableError: no stored edge costs, and this host's instruction set or runtime gives other kernels.
     """
     setting = table.setting(threads)
@@ -180,10 +180,12 @@ def search_costs(table: Table, threads: int, macro: Macro, pace_hz: float) -> Se
 
 
 class NetworkPrices:
-    """What a table says of networks, ms, lowered on this CPU; a kernel that it lacks is interpolated, once.
+    """What a table says of networks, ms, lowered on this CPU; kernels that it lacks are interpolated.
+
+    Guesses are kept, so that the next network with such a kernel costs a look.
 
     Raises:
-        MissingRowError: kernels whose kind the table hardly knows, when called.
+        MissingRowError: kernels that cannot be interpolated, when called.
         NotComparableError: this host's instruction set or runtime gives other kernels.
     """
 

@@ -139,6 +139,7 @@ class SearchState:
         state = {
             "kind": "search",
             "fingerprint": self._fingerprint,
+            "precision": self.learner.precision,
             "seed": self.seed,  # with the epoch, the whole random state
             "epoch": len(self.history),
             "ascent": self.ascent,
@@ -156,6 +157,7 @@ class SearchState:
         if saved is None:
             return
         files.check_fingerprint(saved, self._fingerprint, self.out)
+        self.learner = self.learner.as_begun(saved.state)
         files.restore_module(self.learner.module, files.without_prefix("weights", saved.tensors), self._folder)
         files.restore_module(self.alphas, files.without_prefix("alphas", saved.tensors), self._folder)
         for name in ("weight_optimiser", "architecture_optimiser"):

@@ -250,7 +250,13 @@ class _Run:
             | files.prefixed("best", self.best)
             | files.prefixed("optimiser", files.optimiser_tensors(self._optimiser))
         )
-        state = {"kind": "train", "fingerprint": self._fingerprint, "seed": self._seed, "history": self.history}
+        state = {
+            "kind": "train",
+            "fingerprint": self._fingerprint,
+            "precision": self._learner.precision,
+            "seed": self._seed,
+            "history": self.history,
+        }
         files.save_checkpoint(self._out / CHECKPOINT_FOLDER, files.Checkpoint(tensors, state))
         write_history(self._out, self.history)
 
@@ -260,6 +266,7 @@ class _Run:
         if saved is None:
             return
         files.check_fingerprint(saved, self._fingerprint, self._out)
+        self._learner = self._learner.as_begun(saved.state)
         self.history = [dict(record) for record in saved.state["history"]]
         if self.history[-1]["phase"] == "quality":
             self._begin("quality")

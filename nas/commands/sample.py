@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,13 @@ from latencykit.console import emit
 from latencykit.errors import UsageError
 from latencykit.macro import Macro
 from latencykit.sample import sample_architectures
-from nas.commands.options import config_option, load_config, row_option, searched_row
+from nas.commands.options import FILE, load_config, row_option, searched_row
 
 
-def _sample(config: Path | None, row_name: str | None, **asked: Any) -> None:
+@click.command("sample", params=[*latencykit_sample.params])
+@click.option("--config", type=FILE, help="A run's TOML file, whose searched row says what to draw from.")
+@row_option
+def sample_command(config: Path | None, row_name: str | None, **asked: Any) -> None:
     """Draw random networks and write each as JSON and ONNX.
 
     With --config they are of what its row chooses among: a table that knows them prices that row's candidates. A kit
@@ -36,10 +38,3 @@ def _sample(config: Path | None, row_name: str | None, **asked: Any) -> None:
     networks = row.macros.sample(count, seed) if row.macros else sample_architectures(row.macro or Macro(), count, seed)
     written = write_samples(seed, networks, asked["out"])
     emit(asked["as_json"], "sample", {"files": written}, written)
-
-
-sample_command = copy(latencykit_sample)
-sample_command.params = [*latencykit_sample.params]
-sample_command.callback, sample_command.help = _sample, _sample.__doc__
-for option in (config_option, row_option):
-    option(sample_command)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from latencykit import bench
 from latencykit.bench import (
     SENTINEL_ID,
     STEADY_PCT,
-    TAKEN_AGAIN_SHARE,
     Sample,
     collect,
     gather,
@@ -155,8 +155,7 @@ def test_the_fastest_sentinel_of_all_decides_even_one_beside_a_slow_one(tmp_path
     Waits(monkeypatch)
     body = 'result["sentinel_us"] = [40.0, 90.0] if state == 90.0 else [state, state]'
     workers = FakeWorkers(tmp_path, monkeypatch, body, [90.0, 40.0, 50.0, 40.0, 41.0])
-    steady = known("item1", 0, state_us=42.0)
-    samples = list(measure_items(ITEMS[:2], ONE, replace(THREE, processes=1), known=steady))
+    samples = list(measure_items(ITEMS[:1], ONE, replace(THREE, processes=1)))
     assert workers.orders == [["item0"], PROBE, ["item0"], PROBE, ["item0"]]
     assert [sample.state_us for sample in samples] == [90.0, 50.0, 41.0]
 
@@ -174,11 +173,11 @@ def test_after_the_last_attempt_what_there_is_has_to_do(tmp_path, monkeypatch):
 
 def test_a_machine_that_is_never_steady_takes_as_many_samples_again_at_most(tmp_path, monkeypatch):
     Waits(monkeypatch)
+    monkeypatch.setattr(bench, "FEWEST_TAKEN_AGAIN", 1)
     workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0, *[95.0 - step / 10 for step in range(40)]])
     samples = list(measure_items(ITEMS, ONE, THREE))
-    again = 2 * len(ITEMS)  # all rounds but the first
-    assert len(samples) == (1 + TAKEN_AGAIN_SHARE) * 3 * len(ITEMS) > 3 * len(ITEMS) + again
-    assert Counter(sample.process for sample in samples)[0] == len(ITEMS)
+    taken = Counter(sample.process for sample in samples)
+    assert (taken[0], taken[1] + taken[2]) == (8, 16 + 24)
     orders = len(workers.orders)
     assert list(measure_items(ITEMS, ONE, THREE, known=samples)) == []  # a resumed build takes no more
     assert len(workers.orders) == orders
@@ -187,6 +186,24 @@ def test_a_machine_that_is_never_steady_takes_as_many_samples_again_at_most(tmp_
     firsts = {("item5", n) for n in range(3)}
     assert firsts <= {(sample.id, sample.process) for sample in more}  # the first time, always
     assert len(some) + len(more) == len(samples)
+
+
+def test_the_least_steady_samples_are_taken_again_first(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    monkeypatch.setattr(bench, "FEWEST_TAKEN_AGAIN", 1)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [50.0])
+    before = [sample for n in range(8) for sample in known(f"item{n}", 0, state_us=50.0 if n == 7 else 90.0 + n)]
+    before += known("item6", 0, 0, 0, state_us=99.0)
+    list(measure_items(ITEMS, ONE, replace(THREE, processes=1), known=before))
+    assert sorted(workers.orders[0]) == ["item2", "item3", "item4", "item5", "item6"]  # eight less the three of before
+
+
+def test_a_sample_is_tried_so_often_over_all_resumes(tmp_path, monkeypatch):
+    Waits(monkeypatch)
+    workers = FakeWorkers(tmp_path, monkeypatch, BY_STATE, [95.0])
+    before = [*known("item0", 0), *known("item1", 0, 0, state_us=90.0)]
+    assert len(list(measure_items(ITEMS[:2], ONE, replace(THREE, processes=1), known=before, attempts=4))) == 2
+    assert [order for order in workers.orders if order != PROBE] == [["item1"]] * 2
 
 
 def test_a_single_attempt_takes_what_comes(tmp_path, monkeypatch):

@@ -105,17 +105,42 @@ def test_a_light_kernel_of_a_kind_with_few_rows_follows_its_operation_s():
         interpolated_row(table, ONE, conv(16, 32))  # its work is no matter of bytes
 
 
-def test_a_light_kernel_s_error_is_that_of_the_light_rows_each_predicted_from_the_others():
+def test_a_light_kernel_s_error_is_that_of_its_operation_s_rows_each_predicted_from_the_others():
     rng = np.random.default_rng(2)
-    costs = {k: 2 + by_bytes_us(k) * float(np.exp(0.3 * rng.standard_normal())) for k in LIGHT}
-    table = made_up_table(costs)
-    errors = []
-    for left in LIGHT:
-        without = replace(table, rows=tuple(row for row in table.rows if row.key != left))
-        errors.append(abs((costs[left] - 2) / interpolated_row(without, ONE, left).median_us - 1))
-    found = interpolated_row(table, ONE, light("AveragePool", 8, 128, 4))
-    assert found.residual_pct == pytest.approx(100 * float(np.mean(errors)), rel=0.5)
-    assert found.residual_pct > 10
+    above = {k: by_bytes_us(k) * float(np.exp(0.3 * rng.standard_normal())) for k in LIGHT}
+    above[light("Resize", 1, 64)] = 5.0
+    table = made_up_table({k: 2 + v for k, v in above.items()})
+    operations = sorted({k.op for k in above})
+    design = np.array([[k.op == op for op in operations] + [np.log(k.moved_bytes)] for k in above], float)
+    slope = np.linalg.lstsq(design, np.log([*above.values()]), rcond=None)[0][-1]  # one of all operations
+
+    def errors(op):
+        found = []
+        for left in (own := [k for k in above if k.op == op]):
+            others = [np.log(above[k] / left.moved_bytes**slope * left.moved_bytes**slope / above[left])
+                      + slope * np.log(left.moved_bytes / k.moved_bytes) for k in own if k != left]  # fmt: skip
+            found.append(abs(np.expm1(-np.mean(others))))
+        return found
+
+    pool = interpolated_row(table, ONE, light("AveragePool", 8, 128, 4))
+    assert pool.residual_pct == pytest.approx(100 * np.mean(errors("AveragePool")), rel=0.02)
+    alone = interpolated_row(table, ONE, light("Resize", 1, 256))  # a single row: those of all other operations
+    assert alone.residual_pct == pytest.approx(100 * np.mean(errors("Relu") + errors("AveragePool")), rel=0.02)
+    nothing = interpolated_row(made_up_table({light("Resize", 1, 64): 7.0}), ONE, light("Resize", 1, 256))
+    assert nothing.residual_pct == 100
+
+
+def test_an_empty_call_tells_nothing_of_its_operation():
+    with pytest.raises(MissingRowError, match="or one of its operation"):
+        interpolated_row(made_up_table({k: 2 + by_bytes_us(k) for k in LIGHT}), ONE, light("Identity", 8, 64))
+
+
+def test_a_light_guess_stays_within_bounds_whatever_the_rows_say():
+    wild = {light("Relu", 8, 8): 2.001, light("Relu", 8, 16): 1e6, light("AveragePool", 8, 16, 2): 50.0}
+    far = interpolated_row(made_up_table(wild), ONE, light("AveragePool", 512, 256, 4)).median_us
+    assert far == pytest.approx(48 * (512 * 256**2 / (8 * 16**2)) ** 1.2, rel=0.01)
+    falling = interpolated_row(made_up_table({k: 100.0 / k.moved_bytes + 2 for k in LIGHT}), ONE, light("Relu", 64, 64))
+    assert 0 < falling.median_us < 1
 
 
 def test_a_row_that_is_no_longer_than_a_call_still_tells_its_operation():

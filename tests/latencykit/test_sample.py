@@ -76,7 +76,7 @@ def test_a_node_that_has_a_single_edge_never_draws_zero() -> None:
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 1), (-1, 1), (1, -1)])
 def test_no_architecture_or_a_negative_seed_is_a_usage_error(count: int, seed: int) -> None:
-    with pytest.raises(UsageError, match=f"count {count} and seed {seed}; expected"):
+    with pytest.raises(UsageError, match=f"{count} networks of seed {seed}; expected"):
         sample_architectures(SMALL, count, seed)
 
 

