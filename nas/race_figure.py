@@ -13,31 +13,40 @@ if TYPE_CHECKING:
 
     from nas.race import Entry, Race
 
+SHOWN_DICE = 0.08
+"""Below the best; what is worse stands at the lower edge: what learned nothing would squeeze the others."""
 NAMED = 3
 """So many of the last round's best are named by their macro configuration."""
 
 
 def race_figure(race: Race, finalists: Mapping[str, Entry]) -> Figure:
-    """Score against latency, round by round from faint to dark, and the macro configurations of the last ones."""
+    """Dice against latency, round by round from faint to dark; the last ones' macro configurations and errors."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.8), dpi=DPI, layout="constrained")
     axes = figure.subplots()
+    everyone = [entry.dice for entries in race.rounds for entry in entries]
+    floor = max(min(everyone), max(everyone) - SHOWN_DICE)
     for number, entries in enumerate(race.rounds):
         share = (number + 1) / len(race.rounds)
-        latencies, scores = [e.predicted_ms for e in entries], [e.score for e in entries]
+        look = {"s": 14 + 30 * share, "color": SERIES_COLORS[0], "alpha": share, "lw": 0}
         label = f"round {number + 1}: {len(entries)} networks, {entries[0].epochs} epochs"
-        axes.scatter(latencies, scores, s=14 + 30 * share, color=SERIES_COLORS[0], alpha=share, label=label, lw=0)
+        shown, below = ([e for e in entries if (e.dice >= floor) == there] for there in (True, False))
+        axes.scatter([e.predicted_ms for e in shown], [e.dice for e in shown], label=label, **look)
+        axes.scatter([e.predicted_ms for e in below], [floor] * len(below), marker="v", **look)
     for (name, entry), color in zip(finalists.items(), SERIES_COLORS[1:], strict=False):
-        axes.scatter(entry.predicted_ms, entry.score, s=110, marker="*", color=color, label=f"finalist: {name}")
+        place = entry.predicted_ms, max(floor, entry.dice)
+        axes.scatter(*place, s=110, marker="*", color=color, label=f"finalist: {name}")
     for rank, entry in enumerate(race.rounds[-1][:NAMED], start=1):
-        place = (entry.predicted_ms, entry.score)
+        place = entry.predicted_ms, max(floor, entry.dice)
         axes.annotate(str(rank), place, xytext=(5, -11), textcoords="offset points", fontsize=8, color=INK)
-        axes.plot([], [], ls="", marker=f"${rank}$", ms=6, color=INK, label=macro_label(entry.network.macro))
+        label = f"{macro_label(entry.network.macro)}: predicted Dice off by {entry.mae:.3f}"
+        axes.plot([], [], ls="", marker=f"${rank}$", ms=6, color=INK, label=label)
     tidy(axes)
     axes.set_xlabel("latency by the table, ms", fontsize=9, color=INK)
-    axes.set_ylabel("Dice less the weighted error of the predicted Dice", fontsize=9, color=INK)
-    axes.set_title("race of macro configurations, selection patients", fontsize=10, loc="left", color=INK)
+    axes.set_ylabel("Dice (triangles: below)", fontsize=9, color=INK)
+    title = "race of macro configurations, selection patients; in the last round the predicted Dice's error counts, too"
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 

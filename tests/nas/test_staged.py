@@ -14,7 +14,7 @@ from nas import staged as module
 from nas.config import Row, RunConfig, SearchConfig
 from nas.finished import check_finished
 from nas.macro_space import MacroSpace
-from nas.race import TOLERANCE
+from nas.race import TOLERANCE, Race
 from nas.race_figure import macro_label, race_figure
 from nas.staged import is_searched, search_row
 from nas.workspace import Workspace
@@ -90,8 +90,18 @@ def test_a_race_has_a_picture(stages):
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[:2] == ["round 1: 4 networks, 1 epochs", "round 2: 2 networks, 2 epochs"]
     assert labels[2:] == [
-        *(f"finalist: {name}" for name in found.finalists), *(macro_label(entry.network.macro) for entry in last)
-    ]  # fmt: skip
+        *(f"finalist: {name}" for name in found.finalists),
+        *(f"{macro_label(e.network.macro)}: predicted Dice off by {e.mae:.3f}" for e in last),
+    ]
+
+
+def test_a_network_that_learned_nothing_stands_at_the_lower_edge_of_the_picture(stages):
+    best = replace(stages[0].race.winner, dice=0.85)
+    entries = tuple(replace(best, dice=dice) for dice in (0.85, 0.81, 0.0))
+    (axes,) = race_figure(Race((entries,)), {"raced": best}).axes
+    shown, below = (points.get_offsets()[:, 1].tolist() for points in axes.collections[:2])
+    assert (shown, below) == ([0.85, 0.81], [pytest.approx(0.77)])
+    assert axes.get_ylim()[0] > 0.75
 
 
 def test_a_race_may_decide_alone(data, tmp_path, monkeypatch):
