@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latencykit.macro import Macro
 from nas.figures import DPI, INK, SERIES_COLORS, tidy
@@ -29,7 +29,7 @@ def race_figure(race: Race, finalists: Mapping[str, Entry]) -> Figure:
     floor = max(min(everyone), max(everyone) - SHOWN_DICE)
     for number, entries in enumerate(race.rounds):
         share = (number + 1) / len(race.rounds)
-        look = {"s": 14 + 30 * share, "color": SERIES_COLORS[0], "alpha": share, "lw": 0}
+        look: dict[str, Any] = {"s": 14 + 30 * share, "color": SERIES_COLORS[0], "alpha": share, "lw": 0}
         label = f"round {number + 1}: {len(entries)} networks, {entries[0].epochs} epochs"
         shown, below = ([e for e in entries if (e.dice >= floor) == there] for there in (True, False))
         axes.scatter([e.predicted_ms for e in shown], [e.dice for e in shown], label=label, **look)
