@@ -107,8 +107,8 @@ def measure_items(
     A virtual machine's processors may be moved apart and together again by its host: two threads then exchange data at
     another speed for seconds to minutes, and whole networks take up to 1.8 times as long. So a sample whose sentinel
     was slower than the best one by more than `STEADY_PCT` is measured again, in a process of its own round, once
-    that is back; `collect` takes the steadiest of each round. After the last attempt, or where `TAKEN_AGAIN_SHARE` is
-    used up, what there is has to do, and says so by its sentinel.
+    that is back; `collect` takes the steadiest of each round. After the last attempt, or where as many samples were
+    taken again as were asked for, what there is has to do, and says so by its sentinel.
 
     Close it (`contextlib.closing`) where the loop over it may be left early: that ends the measuring process.
 

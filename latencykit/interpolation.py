@@ -34,8 +34,8 @@ def interpolated_row(table: Table, setting: Setting, kernel: Kernel) -> Row:
     rows = [row for row in table.rows if row.setting == setting and row.origin != "interpolated"]
     kernels = [(row.key, row.median_us - overhead_us) for row in rows if isinstance(row.key, Kernel)]
     known = {key: cost_us for key, cost_us in kernels if key != CALL_OVERHEAD}
-    kind = _kind(kernel)
-    costs_us = {key: cost_us for key, cost_us in known.items() if _kind(key) == kind and cost_us > 0}
+    kind = kind_of(kernel)
+    costs_us = {key: cost_us for key, cost_us in known.items() if kind_of(key) == kind and cost_us > 0}
     if len(costs_us) >= FEWEST_ROWS:
         cost_us, residual_pct = _by_work_and_bytes(costs_us, kernel)
     else:
@@ -96,7 +96,8 @@ def with_interpolated(table: Table, setting: Setting, kernels: Iterable[Kernel])
     return table.with_rows([interpolated_row(table, setting, kernel) for kernel in missing])
 
 
-def _kind(kernel: Kernel) -> tuple[object, ...]:
+def kind_of(kernel: Kernel) -> tuple[object, ...]:
+    """Operation, layout, groups and window: what kernels are of one kind by."""
     windows = kernel.attribute("kernel_shape"), kernel.attribute("strides"), kernel.attribute("dilations")
     return (kernel.op, kernel.domain, kernel.in_groups, *windows)
 

@@ -102,7 +102,6 @@ def test_networks_that_the_table_cannot_price_are_passed_over():
 
     assert {network.macro.cell_nodes for network, _ in drawn(replace(FINDER, price=partly, show=noted))} == {1}
     assert re.fullmatch(r"24 found, \d\d? without a price", notes[-1])
-    assert notes[0] in ("1 found", "0 found, 1 without a price", "0 found")
 
 
 def test_where_nothing_has_a_price_the_error_says_so():
